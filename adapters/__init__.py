@@ -1,0 +1,1 @@
+"""The networks of the identity systems: pure PyTorch, without a host."""

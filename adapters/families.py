@@ -1,0 +1,109 @@
+"""What kind of model a file holds, by its keys and shapes; so that an error can say what was given instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of model file."""
+
+    name: str  # stable, for programs
+    base: str  # "SD 1.5", "SDXL", "FLUX", or "" where it depends on none
+    label: str  # "a UniPortrait router file", for messages
+    use: str  # where it belongs, ends such a message: "put it in router"
+
+
+UNIPORTRAIT_FACEID = Family("uniportrait-faceid", "SD 1.5", "a UniPortrait faceid file", "put it in faceid")
+UNIPORTRAIT_ROUTER = Family("uniportrait-router", "SD 1.5", "a UniPortrait router file", "put it in router")
+UNIPORTRAIT_PART = Family(
+    "uniportrait-part", "SD 1.5", "a UniPortrait file without faceid_proj and without router keys", "it is incomplete"
+)
+FACE_BACKBONE = Family(
+    "curricular-face", "", "a CurricularFace IR backbone", "put it in the face recognition backbone's place"
+)
+IP_ADAPTER_SD15 = Family("ip-adapter-sd15", "SD 1.5", "an IP-Adapter for SD 1.5", "put it in image_prompt")
+LIKENESS_IDENTITY = Family("likeness-identity", "", "a saved Likeness identity", "open it with Load Identity")
+UNKNOWN = Family("unknown", "", "no model that Likeness knows", "check where it comes from")
+
+_PULID = "it belongs to PuLID, which needs {}"
+_OTHER_LOADER = "load it with ComfyUI's own {} node"
+
+# (pattern, family): the first pattern found wins. It is matched against lines "key AxBxC".
+_RULES: tuple[tuple[str, Family], ...] = (
+    (r"^identity\.cond ", LIKENESS_IDENTITY),
+    (r"^faceid_proj\.", UNIPORTRAIT_FACEID),
+    (r"^faceid_adapter\.\d+\.(to_q_router|to_k_router|aggr_router)\.", UNIPORTRAIT_ROUTER),
+    (r"^faceid_adapter\.", UNIPORTRAIT_PART),
+    (
+        r"^pulid_(ca\.\d+|encoder)\.",
+        Family("pulid-flux", "FLUX", "a PuLID file for FLUX", _PULID.format("a FLUX model")),
+    ),
+    (
+        r"^(id_adapter|image_proj)\.body\.0\.weight ",
+        Family("pulid-v1", "SDXL", "a PuLID v1 file", _PULID.format("an SDXL model")),
+    ),
+    (
+        r"^(id_adapter\.latents |image_proj\.id_embedding_mapping\.)",
+        Family("pulid-v1.1", "SDXL", "a PuLID v1.1 file", _PULID.format("an SDXL model")),
+    ),
+    (
+        r"(^|\.)text_resampler_1\.proj_in\.weight ",
+        Family("uniid-text", "SDXL", "a UniID text branch", "it belongs to UniID, which needs an SDXL model"),
+    ),
+    (
+        r"(^|\.)adapter_resampler\.proj_face_recog_model_layers\.0\.weight ",
+        Family("uniid-adapter", "SDXL", "a UniID adapter branch", "it belongs to UniID, which needs an SDXL model"),
+    ),
+    (r"^body\.\d+\.res_layer\.0\.weight ", FACE_BACKBONE),
+    (
+        r"^features\.running_mean ",
+        Family("iresnet", "", "an ArcFace iresnet backbone", "UniPortrait needs the CurricularFace one"),
+    ),
+    (
+        r"^ip_adapter\.\d+\.to_k_ip\.weight \d+x2048$",
+        Family("ip-adapter-sdxl", "SDXL", "an IP-Adapter for SDXL", "UniPortrait needs the one for SD 1.5"),
+    ),
+    (
+        r"^image_proj\.(latents|proj\.\d|perceiver_resampler\.)",
+        Family(
+            "ip-adapter-other",
+            "SD 1.5",
+            "an IP-Adapter Plus, Full or FaceID",
+            "UniPortrait needs the plain ip-adapter_sd15",
+        ),
+    ),
+    (r"^ip_adapter\.\d+\.to_k_ip\.weight ", IP_ADAPTER_SD15),
+    (
+        r"(lora_(up|down|A|B)\.|\.lora_(up|down|A|B)\b|hada_w1_a|lokr_w1)",
+        Family("lora", "", "an ordinary LoRA", _OTHER_LOADER.format("LoRA loader")),
+    ),
+    (
+        r"(^|\.)double_blocks\.0\.img_attn\.qkv\.weight ",
+        Family("flux", "FLUX", "a FLUX diffusion model", _OTHER_LOADER.format("Load Diffusion Model")),
+    ),
+    (
+        r"(input_blocks|down_blocks)\.\d+\..*attn2\.to_k\.weight \d+x768$",
+        Family("sd15", "SD 1.5", "an SD 1.5 checkpoint", _OTHER_LOADER.format("Load Checkpoint")),
+    ),
+    (
+        r"(input_blocks|down_blocks)\.\d+\..*attn2\.to_k\.weight \d+x2048$",
+        Family("sdxl", "SDXL", "an SDXL checkpoint", _OTHER_LOADER.format("Load Checkpoint")),
+    ),
+    (
+        r"(^|\.)(vision_model\.encoder\.layers\.0\.|visual\.transformer\.resblocks\.0\.)",
+        Family("clip-vision", "", "a CLIP vision model", _OTHER_LOADER.format("Load CLIP Vision")),
+    ),
+)
+
+
+def recognise(shapes: Mapping[str, tuple[int, ...]]) -> Family:
+    """The family of a file from the shapes of its tensors by flat key; `UNKNOWN` where no rule fits."""
+    lines = "\n".join(f"{key} {'x'.join(map(str, shape))}" for key, shape in shapes.items())
+    for pattern, family in _RULES:
+        if re.search(pattern, lines, re.MULTILINE):
+            return family
+    return UNKNOWN

@@ -1,0 +1,122 @@
+"""One person as an adapter sees them: tokens, without the photo; to be mixed, saved and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import CheckpointError, read_tensors, save_tensors
+from .families import LIKENESS_IDENTITY
+
+FORMAT = "1"
+_FIELDS = ("system", "adapter", "label", "preprocessing")
+
+
+@dataclass(frozen=True, eq=False)
+class Identity:
+    """The tokens of one person. Two are equal if all fields are, tensors value by value.
+
+    Attributes:
+        system: which system made it, such as "uniportrait".
+        adapter: fingerprint of the adapter's weights; the tokens mean nothing to another.
+        tokens: "cond" and "uncond", each (m, D), kept as float32 on the CPU.
+        label: the user's name for this person.
+        preprocessing: version of the way from photo to features.
+    """
+
+    system: str
+    adapter: str
+    tokens: Mapping[str, Tensor]
+    label: str = ""
+    preprocessing: str = ""
+
+    def __post_init__(self) -> None:
+        tokens = {
+            key: value.detach().to("cpu", torch.float32, copy=True).contiguous() for key, value in self.tokens.items()
+        }
+        if set(tokens) != {"cond", "uncond"} or any(value.ndim != 2 for value in tokens.values()):
+            shapes = {key: tuple(value.shape) for key, value in tokens.items()}
+            raise ValueError(f'an identity needs the tokens "cond" and "uncond" as (m, D), but got {shapes}.')
+        for key, value in tokens.items():
+            if not torch.isfinite(value).all():
+                raise ValueError(
+                    f'the identity "{self.label}" has {key} tokens that are not numbers (NaN or infinity); encode it '
+                    "again, in float32 if the encoder ran in half precision."
+                )
+        object.__setattr__(self, "tokens", tokens)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Identity):
+            return NotImplemented
+        return all(getattr(self, name) == getattr(other, name) for name in _FIELDS) and all(
+            torch.equal(self.tokens[key], other.tokens[key]) for key in self.tokens
+        )
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in _FIELDS))
+
+
+def mix_identities(main: Identity, shares: Sequence[tuple[Identity, float]], label: str | None = None) -> Identity:
+    """Blend other people into main: T = (1 - Σ s)·T_main + Σ s·T_other, as published.
+
+    The shares are used as they are: they may be negative or sum to more than 1. For weights w over all of them, main
+    first, pass s = w / Σ w of the others. The unconditional tokens and, without a label, the label are main's; all
+    should be encoded with one structure scale. Raises ValueError if they come from different adapters.
+    """
+    rest = 1.0 - sum(share for _, share in shares)
+    mixed = rest * main.tokens["cond"]
+    for other, share in shares:
+        _check_related(main, other)
+        mixed = mixed + share * other.tokens["cond"]
+    tokens = {"cond": mixed, "uncond": main.tokens["uncond"]}
+    return Identity(main.system, main.adapter, tokens, main.label if label is None else label, main.preprocessing)
+
+
+def save_identity(identity: Identity, path: str | Path) -> None:
+    """Write an identity to one .safetensors file: tokens and metadata, no pixels."""
+    metadata = {f"likeness.{name}": getattr(identity, name) for name in _FIELDS}
+    tensors = {f"identity.{key}": value for key, value in identity.tokens.items()}
+    save_tensors(path, tensors, {"likeness.identity": FORMAT, **metadata})
+
+
+def load_identity(path: str | Path) -> Identity:
+    """Read what `save_identity` wrote.
+
+    Raises CheckpointError if the file is another kind of model, is damaged, was written by a newer version, or holds
+    values that are not numbers.
+    """
+    file = read_tensors(path)
+    found = file.family
+    if found != LIKENESS_IDENTITY:
+        raise CheckpointError(f"{file.name} is {found.label}, {found.use}; expected {LIKENESS_IDENTITY.label}.")
+    version = file.metadata.get("likeness.identity")
+    if version != FORMAT:
+        raise CheckpointError(
+            f"{file.name} is an identity of format {version}, and this version of Likeness reads format {FORMAT}; "
+            "update Likeness, or encode the person again."
+        )
+    missing = [name for name in _FIELDS if f"likeness.{name}" not in file.metadata]
+    if missing:
+        raise CheckpointError(f"{file.name}: the identity is damaged, its metadata lack {', '.join(missing)}.")
+    tokens = {key.removeprefix("identity."): value for key, value in file.tensors.items()}
+    try:
+        return Identity(tokens=tokens, **{name: file.metadata[f"likeness.{name}"] for name in _FIELDS})
+    except ValueError as error:
+        raise CheckpointError(f"{file.name}: {error}") from error
+
+
+def _check_related(main: Identity, other: Identity) -> None:
+    pair = f'"{main.label}" and "{other.label}"'
+    if main.system != other.system:
+        raise ValueError(f"cannot mix {pair}: one was encoded by {main.system}, the other by {other.system}.")
+    if main.adapter != other.adapter:
+        raise ValueError(
+            f"cannot mix {pair}: they were encoded with different {main.system} weights. Encode both with one adapter."
+        )
+    if main.tokens["cond"].shape != other.tokens["cond"].shape:
+        shapes = f"{tuple(main.tokens['cond'].shape)} and {tuple(other.tokens['cond'].shape)}"
+        raise ValueError(f"cannot mix {pair}: they have different numbers of tokens, {shapes}.")

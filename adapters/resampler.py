@@ -1,0 +1,137 @@
+"""UniPortrait's ID embedding: face features to 16 identity tokens (paper section 3.2, released as `faceid_proj`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .attention import Operations
+from .checkpoint import Checkpoint, CheckpointError
+from .perceiver import PerceiverAttention, feed_forward
+
+HEADS_KEY = "likeness.heads"  # metadata of files whose heads are not 64 wide
+
+
+@dataclass(frozen=True)
+class ResamplerSizes:
+    """The sizes of an `IDResampler`; the defaults are the released ones."""
+
+    intrinsic_dim: int = 512
+    structure_dim: int = 1728
+    dim: int = 768
+    depth: int = 6
+    heads: int = 12
+    dim_head: int = 64
+    num_tokens: int = 16
+    output_dim: int = 768
+    ff_mult: int = 4
+
+    @classmethod
+    def from_checkpoint(cls, file: Checkpoint, prefix: str) -> ResamplerSizes:
+        """Read the sizes off the tensors under prefix; heads are 64 wide unless the metadata has `likeness.heads`.
+
+        Raises CheckpointError if a tensor is missing or the number of heads cannot be told.
+        """
+        inner, dim = file.shape(prefix + "layers.0.0.to_q.weight", 2)
+        heads = _heads(file, inner)
+        numbers = {key[len(prefix) :].split(".")[1] for key in file.tensors if key.startswith(prefix + "layers.")}
+        return cls(
+            intrinsic_dim=file.shape(prefix + "proj_id.0.weight", 2)[1],
+            structure_dim=file.shape(prefix + "proj_clip.0.weight", 2)[1],
+            dim=dim,
+            depth=len(numbers),
+            heads=heads,
+            dim_head=inner // heads,
+            num_tokens=file.shape(prefix + "latents", 3)[1],
+            output_dim=file.shape(prefix + "proj_out.weight", 2)[0],
+            ff_mult=file.shape(prefix + "layers.0.2.1.weight", 2)[0] // dim,
+        )
+
+
+class IDResampler(nn.Module):
+    """Learned queries that gather the intrinsic and the structure features of one person into identity tokens."""
+
+    def __init__(
+        self,
+        sizes: ResamplerSizes | None = None,
+        operations: Operations = nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.sizes = sizes = ResamplerSizes() if sizes is None else sizes
+        place = {"device": device, "dtype": dtype}
+        shared = {"operations": operations, **place}
+        dim = sizes.dim
+        self.latents = nn.Parameter(torch.randn(1, sizes.num_tokens, dim, **place) / dim**0.5)
+        self.proj_id = _two_layers(sizes.intrinsic_dim, dim, **shared)
+        self.proj_clip = _two_layers(sizes.structure_dim, dim, **shared)
+        self.layers = nn.ModuleList(
+            nn.ModuleList(
+                [
+                    PerceiverAttention(dim, sizes.heads, sizes.dim_head, **shared),  # intrinsic
+                    PerceiverAttention(dim, sizes.heads, sizes.dim_head, **shared),  # structure
+                    feed_forward(dim, sizes.ff_mult, **shared),
+                ]
+            )
+            for _ in range(sizes.depth)
+        )
+        self.proj_out = operations.Linear(dim, sizes.output_dim, **place)
+        self.norm_out = operations.LayerNorm(sizes.output_dim, **place)
+
+    def forward(
+        self,
+        intrinsic: Tensor,
+        structure: Tensor,
+        structure_scale: float | Tensor = 1.0,
+        intrinsic_mask: Tensor | None = None,
+        structure_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Identity tokens (b, m, D) of intrinsic (b, nx, di) and structure (b, ny, ds) features.
+
+        structure_scale β multiplies the structure branch: a number, or (b, 1, 1) for one per sample. The number 0
+        leaves the branch out. The masks (b, n, 1) keep tokens where 1 and drop them where 0; several references of
+        one person are concatenated on the token axis.
+        """
+        features_id = self.proj_id(intrinsic)
+        use_structure = isinstance(structure_scale, Tensor) or structure_scale != 0
+        features_structure = self.proj_clip(structure) if use_structure else None
+        if isinstance(structure_scale, Tensor):
+            structure_scale = structure_scale.to(features_id)
+        tokens = self.latents.to(features_id).expand(features_id.shape[0], -1, -1)
+        for attend_id, attend_structure, feed in self.layers:
+            tokens = tokens + attend_id(features_id, tokens, intrinsic_mask)
+            if features_structure is not None:
+                tokens = tokens + structure_scale * attend_structure(features_structure, tokens, structure_mask)
+            tokens = tokens + feed(tokens)
+        return self.norm_out(self.proj_out(tokens))
+
+
+def _two_layers(
+    in_features: int,
+    dim: int,
+    operations: Operations,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> nn.Sequential:
+    return nn.Sequential(
+        operations.Linear(in_features, 2 * in_features, device=device, dtype=dtype),
+        nn.GELU(),
+        operations.Linear(2 * in_features, dim, device=device, dtype=dtype),
+    )
+
+
+def _heads(file: Checkpoint, inner: int) -> int:
+    stated = file.metadata.get(HEADS_KEY)
+    if stated is None:
+        if inner % 64:
+            raise CheckpointError(
+                f"{file.name}: the number of attention heads cannot be told from a width of {inner}, which is no "
+                f"multiple of 64. The file needs the metadata entry {HEADS_KEY}."
+            )
+        return inner // 64
+    if not stated.isdecimal() or int(stated) == 0 or inner % int(stated):
+        raise CheckpointError(f"{file.name}: its metadata say {stated} heads, which do not divide a width of {inner}.")
+    return int(stated)

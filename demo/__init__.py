@@ -1,0 +1,1 @@
+"""The embedded default: tiny models of the real architectures, and what queues a workflow on them."""

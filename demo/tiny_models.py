@@ -1,0 +1,190 @@
+"""Writes tiny models with random weights in the layout of a ComfyUI models folder; `models_pack` makes them loadable.
+
+Real ComfyUI servers run whole graphs on them in a second or two on a CPU. Key names and depths are those of the
+released models, only widths are small. The files of UniPortrait carry the released names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from . import tiny_layouts, tiny_uniportrait, tiny_weights
+from .tiny_layouts import under
+from .tiny_sizes import TinySizes
+from .tiny_weights import random_weights
+
+logger = logging.getLogger("likeness.demo")
+
+MANIFEST = "likeness-tiny-models.json"
+LATENT_SCALE = 0.18215  # SD 1.5's: ComfyUI divides latents by it before decoding
+
+
+@dataclass(frozen=True)
+class TinyModels:
+    """The written models: the folder, and each file's name as ComfyUI's loaders list it (its folder is in `paths`)."""
+
+    folder: Path
+    checkpoint: str = "likeness-tiny-sd15.safetensors"
+    controlnet: str = "likeness-tiny-control.safetensors"
+    clip_vision: str = "likeness-tiny-clip-vision.safetensors"
+    faceid: str = "uniportrait-faceid_sd15.bin"
+    faceid_safetensors: str = "uniportrait-faceid_sd15.safetensors"
+    router: str = "uniportrait-router_sd15.bin"
+    router_safetensors: str = "uniportrait-router_sd15.safetensors"
+    backbone: str = "glint360k_curricular_face_r101_backbone.bin"
+    image_prompt: str = "ip-adapter_sd15.safetensors"
+
+    @property
+    def paths(self) -> dict[str, Path]:
+        """File name -> full path."""
+        folders = {self.checkpoint: "checkpoints", self.controlnet: "controlnet", self.clip_vision: "clip_vision"}
+        uniportrait = (self.faceid, self.faceid_safetensors, self.router, self.router_safetensors)
+        folders |= dict.fromkeys((*uniportrait, self.backbone, self.image_prompt), "uniportrait")
+        return {name: self.folder / sub / name for name, sub in folders.items()}
+
+
+def write_tiny_models(folder: Path | str, seed: int = 0, sizes: TinySizes | None = None) -> TinyModels:
+    """Write the tiny models below `folder` (a ComfyUI models folder) and return their names.
+
+    Equal seeds and sizes give equal bytes. Files that are there and whole are left alone; each file appears at once or
+    not at all. Two processes may write the same models at the same time.
+
+    Raises ValueError when the folder holds a file of one of these names that is not on this function's own list there:
+    the names of UniPortrait's files are the released ones, and a real model must not be overwritten.
+    """
+    sizes = sizes or TinySizes()
+    models = TinyModels(Path(folder))
+    manifest = _read_manifest(models.folder)
+    recipe = {"seed": seed, "sizes": repr(sizes), "code": _code_digest()}
+    if manifest.get("recipe") == recipe and _is_whole(models, manifest["sha256"]):
+        return models
+    foreign = [path for name, path in models.paths.items() if path.exists() and name not in manifest.get("sha256", {})]
+    if foreign:
+        raise ValueError(
+            f"{foreign[0]} is not one of the tiny models and would be overwritten: "
+            "give a models folder of its own, or move this file away"
+        )
+    contents = tiny_files(models, sizes, seed)
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    # The manifest comes first: after a crash it lists what is missing, and nothing of ours is taken for foreign.
+    _write_atomically(models.folder / MANIFEST, json.dumps({"recipe": recipe, "sha256": digests}, indent=1).encode())
+    for name, content in contents.items():
+        _write_atomically(models.paths[name], content)
+    logger.info("wrote %d tiny models, %.1f MB, to %s", len(contents), sum(map(len, contents.values())) / 1e6, folder)
+    return models
+
+
+def tiny_files(models: TinyModels, sizes: TinySizes, seed: int) -> dict[str, bytes]:
+    """Return the content of every file: file name -> bytes."""
+    faceid = _faceid(sizes, seed)
+    router = {"faceid_adapter": _half(_router_adapter(sizes, seed))}
+    vision = random_weights("vision", tiny_layouts.vision_shapes(sizes), tiny_weights.CLIP_RULES, seed)
+    backbone = random_weights("backbone", tiny_uniportrait.backbone_shapes(sizes), tiny_weights.BACKBONE_RULES, seed)
+    tiny_weights.take_out_means(backbone, r"(shortcut_layer\.0|res_layer\.4)\.weight")
+    heads = {"likeness.heads": str(sizes.resampler_heads)}
+    return {
+        models.checkpoint: safetensors.torch.save(_half(_checkpoint(sizes, seed))),
+        models.controlnet: safetensors.torch.save(_half(_controlnet(sizes, seed))),
+        models.clip_vision: safetensors.torch.save(_half(vision)),
+        models.faceid: _pickled(faceid),
+        models.faceid_safetensors: safetensors.torch.save(_flat(faceid), metadata=heads),
+        models.router: _pickled(router),
+        models.router_safetensors: safetensors.torch.save(_flat(router)),
+        models.backbone: _pickled(backbone),  # released in float32, as a flat dict
+        models.image_prompt: safetensors.torch.save(_flat(_image_prompt(sizes, seed))),
+    }
+
+
+def _checkpoint(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
+    unet = random_weights("unet", tiny_layouts.unet_shapes(sizes), tiny_weights.UNET_RULES, seed)
+    tiny_weights.prefer_coarse(unet, sizes)
+    tiny_weights.pass_noise_through(unet, sizes)
+    taesd = random_weights("taesd", tiny_layouts.taesd_shapes(sizes), tiny_weights.TAESD_RULES, seed)
+    tiny_weights.pass_colours_through(taesd, LATENT_SCALE)
+    text = random_weights("text", tiny_layouts.text_shapes(sizes), tiny_weights.CLIP_RULES, seed)
+    tensors = under("model.diffusion_model.", unet) | under("first_stage_model.", taesd)
+    return tensors | under("cond_stage_model.transformer.", text)
+
+
+def _controlnet(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
+    shapes = tiny_layouts.controlnet_shapes(sizes)
+    return under("control_model.", random_weights("control", shapes, tiny_weights.CONTROL_RULES, seed))
+
+
+def _faceid(sizes: TinySizes, seed: int) -> dict[str, dict[str, Tensor]]:
+    rules = tiny_weights.UNIPORTRAIT_RULES
+    adapter = tiny_uniportrait.lora_shapes(sizes) | tiny_uniportrait.projection_shapes(sizes, "faceid")
+    resampler = random_weights("resampler", tiny_uniportrait.resampler_shapes(sizes), rules, seed)
+    tiny_weights.take_out_means(resampler, r"proj_(id|clip)\.2\.weight")
+    return {
+        "faceid_proj": _half(resampler),
+        "faceid_adapter": _half(random_weights("faceid", adapter, rules, seed)),
+    }
+
+
+def _router_adapter(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
+    shapes = tiny_uniportrait.lora_shapes(sizes) | tiny_uniportrait.routing_shapes(sizes)
+    adapter = random_weights("router", shapes, tiny_weights.UNIPORTRAIT_RULES, seed)
+    tiny_weights.take_out_means(adapter, r"_router\.2\.weight")
+    return adapter
+
+
+def _image_prompt(sizes: TinySizes, seed: int) -> dict[str, dict[str, Tensor]]:
+    rules = tiny_weights.UNIPORTRAIT_RULES
+    return {
+        "image_proj": _half(random_weights("image", tiny_uniportrait.image_projection_shapes(sizes), rules, seed)),
+        "ip_adapter": _half(random_weights("ip", tiny_uniportrait.projection_shapes(sizes, "ip"), rules, seed)),
+    }
+
+
+def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.half() for key, tensor in tensors.items()}
+
+
+def _flat(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{part}.{key}": tensor for part, tensors in parts.items() for key, tensor in tensors.items()}
+
+
+def _pickled(content: object) -> bytes:
+    buffer = io.BytesIO()  # a path would write its name into the archive
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _code_digest() -> str:
+    """Digest of what makes the weights, so that a change here makes new files."""
+    sources = [Path(module.__file__).read_bytes() for module in (tiny_layouts, tiny_uniportrait, tiny_weights)]
+    return hashlib.sha256(b"".join(sources)).hexdigest()
+
+
+def _read_manifest(folder: Path) -> dict:
+    path = folder / MANIFEST
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+def _is_whole(models: TinyModels, digests: Mapping[str, str]) -> bool:
+    return all(
+        path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digests.get(name)
+        for name, path in models.paths.items()
+    )
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(content)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

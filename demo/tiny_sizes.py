@@ -1,0 +1,85 @@
+"""How large the tiny models are. Only widths differ from the released models: every block, layer and key is there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TinySizes:
+    """Sizes of a whole set of models: SD 1.5, its ControlNet, CLIP vision and the files of UniPortrait.
+
+    The defaults are the tiny set; `RELEASED_SIZES` gives the real one, for which the same tables hold.
+    """
+
+    # SD 1.5 (GroupNorm wants multiples of 32 channels; 8 heads at every level)
+    model_channels: int = 32
+    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    latent_channels: int = 4
+    hint_channels: int = 3
+
+    # CLIP text encoder; its width is the context width of the UNet. Tokenizer and vocabulary are the real ones.
+    # Head counts are not in the files: `models_pack` takes text heads of 16 and vision heads of 32 channels.
+    context: int = 64
+    text_layers: int = 2
+    text_feed_forward: int = 128
+    vocabulary: int = 49408
+    text_positions: int = 77
+
+    # CLIP vision tower: a grid of (image / patch)² tokens, 16 x 16 as in ViT-H
+    vision_width: int = 64
+    vision_layers: int = 3
+    vision_feed_forward: int = 128
+    vision_projection: int = 48
+    vision_image: int = 224
+    vision_patch: int = 14
+
+    # Face recognition backbone IR-101: 49 blocks in four stages
+    backbone_widths: tuple[int, int, int, int] = (8, 16, 24, 32)
+    backbone_units: tuple[int, int, int, int] = (3, 13, 30, 3)
+    embedding: int = 64
+
+    # ID resampler and adapter. Heads are 64 wide in the released files, so a .bin file allows no other width.
+    id_tokens: int = 16
+    ip_tokens: int = 4
+    resampler_width: int = 64
+    resampler_heads: int = 2
+    resampler_head_width: int = 64
+    resampler_layers: int = 6
+    lora_rank: int = 8
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the UNet's levels, finest first."""
+        return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """Channels of the 32 attention layers in the released order: down, up, middle; self and cross alternate."""
+        attended = self.widths[:-1]
+        down = [width for width in attended for _ in range(self.num_res_blocks)]
+        up = [width for width in reversed(attended) for _ in range(self.num_res_blocks + 1)]
+        return tuple(width for width in [*down, *up, self.widths[-1]] for _ in ("attn1", "attn2"))
+
+    @property
+    def structure_width(self) -> int:
+        """Channels of the structure features: three shallow backbone maps and the CLIP tokens."""
+        return sum(self.backbone_widths[:3]) + self.vision_width
+
+
+RELEASED_SIZES = TinySizes(
+    model_channels=320,
+    context=768,
+    text_layers=12,
+    text_feed_forward=3072,
+    vision_width=1280,
+    vision_layers=32,
+    vision_feed_forward=5120,
+    vision_projection=1024,
+    backbone_widths=(64, 128, 256, 512),
+    embedding=512,
+    resampler_width=768,
+    resampler_heads=12,
+    lora_rank=128,
+)

@@ -1,0 +1,173 @@
+"""Random weights for the tiny models, scaled so that what comes out is neither flat nor saturated.
+
+Plain random networks make poor stand-ins: a random UNet predicts no noise, so a sampled latent keeps the size of the
+first sigma; random encoders answer almost the same to every face. The gains below keep activations of order 1, and
+`pass_noise_through` gives the UNet a straight path from its input to its prediction.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .tiny_layouts import Shapes
+from .tiny_sizes import TinySizes
+
+Rules = Sequence[tuple[str, float]]  # (pattern searched in the key, gain); the first that is found counts, else 1
+
+UNET_RULES: Rules = (
+    (r"\.bias$", 0.1),
+    (r"attn\d\.to_[qk]\.", 1.6),  # attention that chooses rather than averages
+    (r"attn2\.to_(v|out\.0)\.", 1.5),
+    (r"(in_layers\.2|out_layers\.3|time_embed\.\d)\.", 1.3),  # SiLU loses variance
+)
+CONTROL_RULES: Rules = (
+    (r"\.bias$", 0.1),
+    (r"input_hint_block\.", 1.6),
+    (r"(zero_convs\.\d+|middle_block_out)\.0\.", 0.5),
+    *UNET_RULES,
+)
+TAESD_RULES: Rules = (
+    (r"\.bias$", 0.1),
+    (r"\.conv\.4\.", 0.5),
+    (r"\.conv\.", 1.4),  # ReLU halves the variance
+)
+CLIP_RULES: Rules = (
+    (r"\.bias$", 0.05),
+    (r"position_embedding", 0.3),
+    (r"\.[qk]_proj\.", 1.5),
+)
+UNIPORTRAIT_RULES: Rules = (
+    (r"\.bias$", 0.1),
+    (r"/latents", 0.1),  # they only ask, so that the answer is the face's
+    (r"proj_(id|clip)\.0\.", 2.0),
+    (r"\.(to_q|to_kv)\.", 1.7),
+    (r"layers\.\d\.2\.3\.", 0.3),
+    (r"_lora\.", 0.6),
+    (r"_router\.[02]\.", 1.5),
+)
+BACKBONE_RULES: Rules = (
+    (r"\.bias$", 0.01),
+    (r"(input_layer\.2|res_layer\.3)\.", 0.25),  # PReLU
+    (r"res_layer\.5\.", 0.25),  # 49 residual branches add up, and statistics at rest normalise nothing
+    (r"res_layer\.4\.", 1.4),
+)
+UNSCALED = ("embedding.weight", "latents", ".bias")  # tables and vectors: std is the gain itself
+STRUCTURE_GAIN = 0.1  # what the UNet predicts beside noise; times the first sigma (14.6) it is left in the latent
+SKIP_GAIN = 0.25
+LATENT_GAIN = 4.0  # colours of -0.5 to 0.5 become latents of std 1
+TEXTURE_GAIN = 0.08
+
+
+def random_weights(name: str, shapes: Shapes, rules: Rules, seed: int) -> dict[str, Tensor]:
+    """Return float32 tensors: scales of norms constant, statistics at rest, all else normal, std gain / sqrt(fan-in).
+
+    Each tensor draws from a generator of its own key, so it does not depend on what else a table holds.
+    """
+    return {key: _random_tensor(f"{name}/{key}", shape, rules, seed) for key, shape in shapes.items()}
+
+
+def _random_tensor(key: str, shape: tuple[int, ...], rules: Rules, seed: int) -> Tensor:
+    if key.endswith("num_batches_tracked"):
+        return torch.zeros((), dtype=torch.int64)
+    if key.endswith("running_mean"):
+        return torch.zeros(shape)
+    if key.endswith("running_var"):
+        return torch.ones(shape)
+    gain = next((gain for pattern, gain in rules if re.search(pattern, key)), 1.0)
+    if len(shape) == 1 and key.endswith(".weight"):
+        return torch.full(shape, gain)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()) ^ seed))
+    fan_in = 1 if key.endswith(UNSCALED) or noise.ndim < 2 else noise[0].numel()
+    return noise * (gain / fan_in**0.5)
+
+
+def pass_noise_through(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
+    """Change a UNet's weights in place so that it predicts its normalised input plus `STRUCTURE_GAIN` times the rest.
+
+    The first convolution writes x and -x to the first channels, the last block keeps them apart, and the output layer
+    takes their difference: silu(a) - silu(-a) = a. The input of an epsilon model is almost noise at large sigmas.
+    """
+    pairs = 2 * sizes.latent_channels
+    centre = torch.eye(sizes.latent_channels).repeat_interleave(2, 0)
+    centre[1::2] *= -1  # (pairs, latent): x0, -x0, x1, -x1, ...
+    last = f"output_blocks.{(sizes.num_res_blocks + 1) * len(sizes.channel_mult) - 1}"
+    for key in ("input_blocks.0.0", f"{last}.0.skip_connection", f"{last}.0.out_layers.3", f"{last}.1.proj_out"):
+        unet[f"{key}.weight"][:pairs] = 0
+        unet[f"{key}.bias"][:pairs] = 0
+    unet["input_blocks.0.0.weight"][:pairs, :, 1, 1] = centre
+    below = sizes.widths[0]  # the block's input is what comes from below, then the first convolution's output
+    unet[f"{last}.0.skip_connection.weight"][:pairs, below : below + pairs, 0, 0] = torch.eye(pairs)
+    output = unet["out.2.weight"]
+    output -= output.mean((1, 2, 3), keepdim=True)  # past SiLU all channels have a like mean, a tint in every picture
+    output *= STRUCTURE_GAIN
+    output[:, :pairs] = 0
+    output[:, :pairs, 1, 1] = centre.T
+    for key in ("out.0.bias", "out.2.bias"):
+        unet[key].zero_()
+
+
+def prefer_coarse(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
+    """Change a UNet's weights in place so that its decoder listens more to the coarser level than to the skips.
+
+    The skips carry the noise of the latent; what text and identities say is then seen as blobs, not as grain.
+    """
+    for number in range((sizes.num_res_blocks + 1) * len(sizes.channel_mult)):
+        key = f"output_blocks.{number}.0"
+        feeding = f"output_blocks.{number - 1}.0" if number else "middle_block.2"
+        below = len(unet[f"{feeding}.out_layers.3.bias"])
+        for name in ("in_layers.2", "skip_connection"):
+            unet[f"{key}.{name}.weight"][:, below:] *= SKIP_GAIN
+
+
+def pass_colours_through(taesd: Mapping[str, Tensor], latent_scale: float) -> None:
+    """Change TAESD's weights in place so that decoding what was encoded gives the picture back, blurred 8 to 1.
+
+    Three latent channels carry the colours, as pairs x and -x through the ReLUs: relu(a) - relu(-a) = a. The encoder
+    averages 2 x 2 pixels where it halves the size, the decoder smooths where it doubles it. All else is texture.
+    """
+    pairs = torch.eye(3).repeat_interleave(2, 0)
+    pairs[1::2] *= -1  # (6, 3): r, -r, g, -g, b, -b
+    average, identity = torch.zeros(3, 3), torch.zeros(3, 3)
+    average[1:, 1:], identity[1, 1] = 0.25, 1.0
+    smooth = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
+    for key, tensor in taesd.items():
+        if ".conv.4." in key:  # the last convolution of a block: what it adds to the pairs
+            tensor[:6] = 0
+    for coder, numbers, kernel in (("encoder", (2, 6, 10), average), ("decoder", (7, 12, 17), smooth)):
+        for number in numbers:
+            _replace_rows(taesd[f"taesd_{coder}.{number}.weight"], torch.eye(6), kernel)
+    _replace_rows(taesd["taesd_encoder.0.weight"], pairs, identity)
+    taesd["taesd_encoder.0.bias"][:6] = torch.tensor([-0.5, 0.5]).repeat(3)  # colours around mid-grey
+    _replace_rows(taesd["taesd_encoder.14.weight"], LATENT_GAIN * pairs.T, identity)
+    _replace_rows(taesd["taesd_decoder.1.weight"], pairs, identity)
+    taesd["taesd_decoder.1.bias"][:6] = 0
+    texture = taesd["taesd_decoder.19.weight"]
+    texture -= texture.mean(1, keepdim=True)  # the features are positive, and would make one colour cast
+    texture *= TEXTURE_GAIN
+    texture[:, :6] = pairs.T[:, :, None, None] * identity / LATENT_GAIN
+    taesd["taesd_decoder.19.bias"].fill_(0.5)
+    taesd["vae_scale"].fill_(latent_scale)
+    taesd["vae_shift"].zero_()
+
+
+def _replace_rows(weight: Tensor, matrix: Tensor, kernel: Tensor) -> None:
+    """Set the first rows of a convolution to `matrix` (rows, inputs) times `kernel` (3, 3), and nothing from others."""
+    rows, inputs = matrix.shape
+    weight[:rows] = 0
+    weight[:rows, :inputs] = matrix[:, :, None, None] * kernel
+
+
+def take_out_means(tensors: Mapping[str, Tensor], pattern: str) -> None:
+    """Change the matrices whose keys match in place so that they ignore the mean of their inputs.
+
+    What comes out of GELU or PReLU has a mean that is much the same for every face and position: with it, all faces
+    would get nearly the same tokens, and one identity would win the routing everywhere.
+    """
+    for key, weight in tensors.items():
+        if re.search(pattern, key):
+            weight -= weight.mean(tuple(range(1, weight.ndim)), keepdim=True)

@@ -1,0 +1,1 @@
+"""Faces in pictures: detection, choice, alignment, drawing and the recognition backbone."""

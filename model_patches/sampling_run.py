@@ -1,0 +1,181 @@
+"""State of one sampling run and of one model call: made and dropped by wrappers, never kept on modules or models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from .window import Window
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+    from comfy.patcher_extension import WrapperExecutor
+
+SIGMA_KEY = "likeness_sigma"
+Area = tuple[int, int, int, int]  # height, width, y, x of a conditioning area, in latent pixels
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Neighbouring rows of the batch that are treated alike."""
+
+    start: int
+    stop: int
+    unconditional: bool
+    area: Area | None
+
+
+class Run:
+    """One sampling run: what is computed once, and who the rows of a batch belong to."""
+
+    def __init__(self, guider: Any = None, latent_size: tuple[int, int] | None = None) -> None:
+        self.latent_size = latent_size
+        self.cache: dict[Any, Any] = {}
+        self._guider = guider
+
+    def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """The value under `key`, computed at the first use of this run."""
+        if key not in self.cache:
+            self.cache[key] = compute()
+        return self.cache[key]
+
+    def clear(self) -> None:
+        """Free everything: an exception's traceback may hold on to this object."""
+        self.cache.clear()
+        self._guider = None
+
+    def chunk_origins(self, options: dict[str, Any]) -> list[tuple[bool, Area | None]]:
+        """For each chunk of the batch: is it the negative prompt's, and which area of the picture it covers.
+
+        The guider's conditionings are asked by uuid; the index in cond_or_uncond alone is ambiguous, since guiders
+        with three conditionings number them from the negative one.
+        """
+        conditionings = getattr(self._guider, "conds", None) or {}
+        by_uuid = {
+            entry["uuid"]: (name == "negative", entry.get("area"))
+            for name, entries in conditionings.items()
+            for entry in entries or ()
+            if "uuid" in entry
+        }
+        kinds = options.get("cond_or_uncond", [0])
+        uuids = options.get("uuids") or [None] * len(kinds)
+        return [by_uuid.get(uuid, (kind == 1, None)) for kind, uuid in zip(kinds, uuids, strict=True)]
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """What one call of the model means for one patch; decided once, read by every layer."""
+
+    run: Run
+    prepared: Any
+    rows: tuple[Rows, ...]
+    rows_per_chunk: int
+    latent_size: tuple[int, int]
+    routing: dict[int, torch.Tensor]
+
+
+class RunPatch(Protocol):
+    """What `follow_runs` needs of a patch."""
+
+    key: str
+    window: Window
+
+    def begin(self, run: Run) -> None:
+        """Called before the models are loaded; raises ValueError if the run cannot work."""
+
+    def prepare(self, run: Run, device: torch.device, dtype: torch.dtype) -> Any:
+        """Compute what does not change while sampling; called once per run, device and dtype."""
+
+    def finish_call(self, call: ModelCall, sigma: float) -> None:
+        """Called after each model call inside the window."""
+
+
+def follow_runs(model: ModelPatcher, patch: RunPatch) -> None:
+    """Register the wrappers that give `patch` its run and call state under `patch.key` in transformer_options."""
+
+    def outer_sample(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        guider = executor.class_obj
+        run = Run(guider, (noise.shape[-2], noise.shape[-1]))
+        patch.begin(run)
+        guider.model_options["transformer_options"][_run_key(patch)] = run  # a copy that ComfyUI drops after the run
+        try:
+            return executor(noise, *args, **kwargs)
+        finally:
+            run.clear()
+
+    def apply_model(
+        executor: WrapperExecutor,
+        x: torch.Tensor,
+        t: torch.Tensor,
+        c_concat: torch.Tensor | None = None,
+        c_crossattn: torch.Tensor | None = None,
+        control: Any = None,
+        transformer_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        options = dict(transformer_options or {})
+        sigma = options.get(SIGMA_KEY)
+        if sigma is None:  # the one device-to-host copy of this call, however many patches there are
+            sigma = options[SIGMA_KEY] = float(t.flatten()[0])
+        call = None
+        if patch.window.contains(sigma):
+            call = options[patch.key] = _begin_call(patch, options, x, executor.class_obj)
+        else:
+            options[patch.key] = None
+        result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        if call is not None:
+            patch.finish_call(call, sigma)
+        return result
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, patch.key, outer_sample)
+    model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, patch.key, apply_model)
+
+
+def call_of(patch: RunPatch, extra_options: dict[str, Any]) -> ModelCall | None:
+    """The current call's state inside a layer, or None outside the window.
+
+    Raises:
+        RuntimeError: the model was called around ComfyUI's wrappers, so nothing was decided for this call.
+    """
+    try:
+        return extra_options[patch.key]
+    except KeyError:
+        raise RuntimeError(
+            "Likeness: this sampler calls the diffusion model directly, past ComfyUI's model wrappers, so the identity "
+            "cannot be applied. Use a sampler node that works through ComfyUI's own sampling functions."
+        ) from None
+
+
+def _run_key(patch: RunPatch) -> str:
+    return patch.key + ".run"
+
+
+def _begin_call(patch: RunPatch, options: dict[str, Any], x: torch.Tensor, base_model: Any) -> ModelCall:
+    # A call outside a sampling run (a script, a test) gets a run of its own.
+    run: Run = options.get(_run_key(patch)) or Run()
+    dtype = base_model.get_dtype_inference()
+    prepared = run.cached(("prepared", x.device, dtype), lambda: patch.prepare(run, x.device, dtype))
+    origins = run.chunk_origins(options)
+    latent_size = run.latent_size or (x.shape[-2], x.shape[-1])
+    return ModelCall(
+        run=run,
+        prepared=prepared,
+        rows=_merge_rows(origins, x.shape[0] // len(origins)),
+        rows_per_chunk=x.shape[0] // len(origins),
+        latent_size=latent_size,
+        routing={},
+    )
+
+
+def _merge_rows(origins: list[tuple[bool, Area | None]], rows_per_chunk: int) -> tuple[Rows, ...]:
+    merged, start = [], 0
+    for (unconditional, area), group in groupby(origins):
+        stop = start + rows_per_chunk * len(list(group))
+        merged.append(Rows(start, stop, unconditional, tuple(area) if area is not None else None))
+        start = stop
+    return tuple(merged)

@@ -1,0 +1,112 @@
+"""Attention-replace slots of a ModelPatcher: what was there is called, and what comes later can add to us."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from comfy.ldm.modules.attention import optimized_attention
+from comfy.patcher_extension import CallbacksMP
+
+from ..adapters.attention import AttentionFunction
+from .sampling_run import SIGMA_KEY
+
+if TYPE_CHECKING:
+    import torch
+    from comfy.model_patcher import ModelPatcher
+
+CLONE_KEY = "likeness"
+
+
+def host_attention(options: dict[str, Any]) -> AttentionFunction:
+    """ComfyUI's selected attention with this layer's precision, overrides of other packs included."""
+
+    def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+        precision = options.get("attn_precision")
+        return optimized_attention(q, k, v, heads, attn_precision=precision, transformer_options=options)
+
+    return attention
+
+
+class AttentionSlot:
+    """One replace slot: `slot(q, k, v, extra_options)` -> (B, n, C) before to_out, as ComfyUI calls it.
+
+    Subclasses override `attend`. Other packs look for `add(callback, **kwargs)` on whatever sits in the slot and count
+    on `callback(out, q, k, v, extra_options, **kwargs)` being added between `sigma_end` and `sigma_start`. ComfyUI's
+    clones share patch objects, so each clone of the model gets its own copies (`_copy_slots`): an `add` never leaks.
+    """
+
+    def __init__(self, previous: Callable[..., torch.Tensor] | None) -> None:
+        self.previous = previous
+        self._added: tuple[tuple[Callable[..., torch.Tensor], dict[str, Any]], ...] = ()
+
+    def __call__(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]
+    ) -> torch.Tensor:
+        out = self.attend(q, k, v, extra_options)
+        for callback, kwargs in self._added:
+            if self._is_due(kwargs, extra_options):
+                out = out + callback(out, q, k, v, extra_options, **kwargs)
+        return out
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+        """What ComfyUI, or the patch that was here before, would compute."""
+        if self.previous is not None:
+            return self.previous(q, k, v, extra_options)
+        return host_attention(extra_options)(q, k, v, extra_options["n_heads"])
+
+    def add(self, callback: Callable[..., torch.Tensor], **kwargs: Any) -> None:
+        """Let another pack add to this slot's output."""
+        self._added = (*self._added, (callback, kwargs))
+
+    @staticmethod
+    def _is_due(kwargs: dict[str, Any], extra_options: dict[str, Any]) -> bool:
+        if "sigma_start" not in kwargs or "sigma_end" not in kwargs:
+            return True
+        sigma = extra_options.get(SIGMA_KEY)
+        return sigma is None or kwargs["sigma_end"] <= sigma <= kwargs["sigma_start"]
+
+    # ComfyUI asks patch objects for these three; a wrapped patch must still be reached.
+    def to(self, device_or_dtype: Any) -> AttentionSlot:
+        if hasattr(self.previous, "to"):
+            self.previous = self.previous.to(device_or_dtype)
+        return self
+
+    def models(self) -> list[ModelPatcher]:
+        return self.previous.models() if hasattr(self.previous, "models") else []
+
+    def cleanup(self) -> None:
+        if hasattr(self.previous, "cleanup"):
+            self.previous.cleanup()
+
+
+def fill_slot(
+    model: ModelPatcher,
+    kind: str,
+    block: str,
+    number: int,
+    make: Callable[[Callable[..., torch.Tensor] | None], AttentionSlot],
+) -> None:
+    """Put `make(previous)` into slot (block, number) of "attn1" or "attn2" of this model.
+
+    The two-part key is what other SD 1.5 packs use and look up; ComfyUI prefers a three-part key where there is one, so
+    a pack that used it is wrapped under the same key.
+    """
+    slots = model.model_options["transformer_options"].get("patches_replace", {}).get(kind, {})
+    index = 0 if (block, number, 0) in slots else None
+    previous = slots.get((block, number) if index is None else (block, number, index))
+    model.set_model_patch_replace(make(previous), kind, block, number, index)
+    _own_slots(model)
+
+
+def _own_slots(model: ModelPatcher) -> None:
+    if not model.get_callbacks(CallbacksMP.ON_CLONE, CLONE_KEY):
+        model.add_callback_with_key(CallbacksMP.ON_CLONE, CLONE_KEY, _copy_slots)
+
+
+def _copy_slots(_: ModelPatcher, clone: ModelPatcher) -> None:
+    for slots in clone.model_options["transformer_options"].get("patches_replace", {}).values():
+        for key, patch in slots.items():
+            if isinstance(patch, AttentionSlot):
+                slots[key] = copy.copy(patch)

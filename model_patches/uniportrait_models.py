@@ -1,0 +1,48 @@
+"""UniPortrait's networks as ComfyUI's memory manager holds them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import comfy.model_management
+import torch
+from torch import nn
+
+from ..adapters.uniportrait import UniPortrait
+from .managed import managed
+
+if TYPE_CHECKING:
+    from .uniportrait_encoder import UniPortraitEncoder
+
+SYSTEM = "uniportrait"
+_PARTS = ("projections", "routers", "lora_single", "lora_multi", "ip_projections")
+
+
+class UniPortraitModels:
+    """LIKENESS_ADAPTER on the wire: a loaded UniPortrait.
+
+    Each part has a ModelPatcher of its own, so that a run loads only what it uses.
+
+    Args:
+        weights: the adapter, made with ComfyUI's casting layers.
+        encoder: None for models that only apply saved identities.
+    """
+
+    system = SYSTEM
+
+    def __init__(self, weights: UniPortrait, encoder: UniPortraitEncoder | None = None) -> None:
+        self.weights = weights
+        self.encoder = encoder
+        if weights.routers is not None:
+            weights.routers.to(_step_dtype())
+        self.patchers = {part: managed(module) for part in _PARTS if (module := getattr(weights, part)) is not None}
+
+    def lora(self, name: str) -> nn.ModuleDict:
+        """One LoRA set by the name of its part."""
+        return getattr(self.weights, name)
+
+
+def _step_dtype() -> torch.dtype:
+    """For weights that work at every step: half precision only where the device computes in it, or each use casts."""
+    device = comfy.model_management.get_torch_device()
+    return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32

@@ -1,0 +1,49 @@
+"""The part of a sampling run in which a patch works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+
+@dataclass(frozen=True)
+class Window:
+    """Half-open range of sigmas, `end_sigma < sigma <= start_sigma`: windows that meet never share a step."""
+
+    start_sigma: float
+    end_sigma: float
+    whole_run: bool
+
+    @classmethod
+    def from_percent(cls, model: ModelPatcher, start: float, end: float) -> Window:
+        """Translate percentages of the schedule (0 = first step, 1 = last) by the model's own noise schedule.
+
+        Raises:
+            ValueError: a percentage outside 0 to 1, or a start behind the end.
+        """
+        if not (0.0 <= start <= 1.0 and 0.0 <= end <= 1.0):
+            raise ValueError(f"start_percent and end_percent lie between 0 and 1; got {start} and {end}.")
+        if start > end:
+            raise ValueError(f"start_percent ({start}) is behind end_percent ({end}): swap them.")
+        sampling = model.get_model_object("model_sampling")
+        return cls(
+            start_sigma=float(sampling.percent_to_sigma(start)),
+            end_sigma=float(sampling.percent_to_sigma(end)),
+            whole_run=start <= 0.0 and end >= 1.0,
+        )
+
+    @property
+    def empty(self) -> bool:
+        """True if no step can fall into the window."""
+        return self.start_sigma <= self.end_sigma
+
+    def contains(self, sigma: float) -> bool:
+        """True if a step at this noise level lies inside."""
+        return self.end_sigma < sigma <= self.start_sigma
+
+    def overlaps(self, other: Window) -> bool:
+        """True if some noise level lies in both windows."""
+        return self.end_sigma < other.start_sigma and other.end_sigma < self.start_sigma

@@ -1,0 +1,12 @@
+"""The launcher: `python run.py --help`. Needs nothing but Python 3.10 or newer with pip."""
+
+import sys
+
+if sys.version_info < (3, 10):  # noqa: UP036  (this file must also speak to older ones)
+    found = "%d.%d (%s)" % (sys.version_info[0], sys.version_info[1], sys.executable)
+    sys.exit("Likeness needs Python 3.10 or newer; this is Python " + found)
+
+from host.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,125 @@
+"""Fixtures shared by every room: reference tensors of the published implementations, and a real ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One file of reference tensors.
+
+    `tensors` holds every tensor as stored, by its full key; `metadata` the file's metadata with JSON values parsed.
+    """
+
+    path: Path
+    tensors: dict[str, torch.Tensor]
+    metadata: dict[str, Any]
+
+    def weights(self, prefix: str = "") -> dict[str, torch.Tensor]:
+        """Weights below `weights/<prefix>` without that prefix: float32 (stored as float16), integers as they are."""
+        return {key: _float32(value) for key, value in self._below("weights/" + prefix).items()}
+
+    def cases(self) -> list[str]:
+        return sorted(self.metadata.get("cases", {}))
+
+    def inputs(self, case: str | None = None) -> dict[str, torch.Tensor]:
+        """Inputs of one case, or without a case the inputs that the whole file shares."""
+        return self._below(f"cases/{case}/inputs/" if case else "inputs/")
+
+    def expected(self, case: str | None = None) -> dict[str, torch.Tensor]:
+        return self._below(f"cases/{case}/expected/" if case else "expected/")
+
+    def _below(self, prefix: str) -> dict[str, torch.Tensor]:
+        return {key[len(prefix) :]: value for key, value in self.tensors.items() if key.startswith(prefix)}
+
+
+def _float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _golden_folder() -> Path:
+    return Path(os.environ.get("LIKENESS_GOLDEN") or Path(__file__).parent / "golden")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test marked `golden(system, name)` that takes `golden_case` once for each case of that reference file."""
+    marker = metafunc.definition.get_closest_marker("golden")
+    if marker is None or "golden_case" not in metafunc.fixturenames:
+        return
+    system, name = marker.args
+    path = _golden_folder() / system / f"{name}.safetensors"
+    cases = ["missing"]  # the `golden` fixture then fails the test
+    if path.is_file():
+        with safe_open(path, "pt") as file:
+            cases = sorted(json.loads(file.metadata()["cases"]))
+    metafunc.parametrize("golden_case", cases, ids=[f"golden-{system}-{name}-{case}" for case in cases])
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str, str], Golden]:
+    """`golden(system, name)` reads <folder>/<system>/<name>.safetensors; a missing file fails the test.
+
+    The folder is the environment variable LIKENESS_GOLDEN where it is set, else tests/golden.
+    """
+    folder = _golden_folder()
+
+    def read(system: str, name: str) -> Golden:
+        path = folder / system / f"{name}.safetensors"
+        if not path.is_file():
+            pytest.fail(f"the reference file {path} is missing")
+        with safe_open(path, "pt") as file:
+            metadata = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
+            return Golden(path, {key: file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def installed_comfyui() -> Any:
+    """The ComfyUI that LIKENESS_COMFYUI names; `python run.py test` always names one."""
+    from likeness.host.environment import FOLDER_VARIABLE, named_comfyui
+
+    found = named_comfyui()
+    if found is None:
+        pytest.skip(f"set {FOLDER_VARIABLE} to a ComfyUI folder, or start the tests with `python run.py test`")
+    return found
+
+
+@pytest.fixture(scope="session")
+def comfyui_path(installed_comfyui: Any) -> Path:
+    """The source folder of ComfyUI, importable in this process and set to the CPU: `import comfy...` works from here."""
+    if str(installed_comfyui.folder) not in sys.path:
+        sys.path.insert(0, str(installed_comfyui.folder))
+    from comfy.cli_args import args
+
+    args.cpu = True  # before comfy.model_management is imported: it asks for a device while it is
+    return installed_comfyui.folder
+
+
+@pytest.fixture(scope="session")
+def comfy_server(installed_comfyui: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A running ComfyUI with this pack and the demo's tiny models: a ComfyServer; talk through its `client`."""
+    from likeness.host.environment import ROOT
+    from likeness.host.server import ComfyServer
+
+    folder = tmp_path_factory.mktemp("comfyui")
+    with ComfyServer(installed_comfyui, folder, packs=[ROOT / "demo" / "models_pack"], threads=1) as server:
+        yield server

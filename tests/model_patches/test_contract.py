@@ -1,0 +1,357 @@
+"""What every system's patch must do, as docs/contract.md says it; a system joins by a `SystemUnderContract`."""
+
+from __future__ import annotations
+
+import copy
+import gc
+from typing import Any
+
+import pytest
+import torch
+
+SAME = {"rtol": 1e-4, "atol": 1e-4}  # equal up to the order of float32 sums
+
+
+def layer_outputs(lab: Any, model: Any, **kwargs: Any) -> torch.Tensor:
+    """The first cross-attention layer's output of one step: what reaches it does not depend on the identity yet."""
+    seen: list[torch.Tensor] = []
+    probe = model.clone()
+    probe.set_model_attn2_output_patch(lambda x, options: (seen.append(x.clone()), x)[1])
+    lab.predict(probe, **kwargs)
+    return seen[0]
+
+
+class TestStrength:
+    def test_zero_is_an_exact_no_op(self, system: Any) -> None:
+        plain = system.lab.sample(system.model)
+        assert torch.equal(system.lab.sample(system.apply(people=2, strength=0.0)), plain)
+
+    @pytest.mark.parametrize("people", [1, 2, 3])
+    def test_one_is_not(self, system: Any, people: int) -> None:
+        plain = system.lab.sample(system.model)
+        assert (system.lab.sample(system.apply(people=people)) - plain).abs().mean() > 0.01
+
+    def test_identity_term_is_linear_in_its_strength(self, system: Any) -> None:
+        plain = layer_outputs(system.lab, system.model)
+        half, whole = (layer_outputs(system.lab, system.apply(strength=s, term_only=True)) - plain for s in (0.5, 1.0))
+        torch.testing.assert_close(2 * half, whole, **SAME)
+
+
+class TestWindow:
+    def test_outside_the_window_the_model_is_untouched(self, system: Any) -> None:
+        model = system.apply(start=0.4, end=0.6)
+        for percent in (0.1, 0.39, 0.61, 0.9):
+            plain = system.lab.predict(system.model, percent)
+            found = system.lab.predict(model, percent)
+            assert torch.equal(found.positive, plain.positive)
+            assert torch.equal(found.negative, plain.negative)
+
+    def test_inside_the_window_it_is_the_whole_run_patch(self, system: Any) -> None:
+        inside = system.lab.predict(system.apply(start=0.4, end=0.6), 0.5)
+        whole = system.lab.predict(system.apply(), 0.5)
+        torch.testing.assert_close(inside.positive, whole.positive, **SAME)
+        torch.testing.assert_close(inside.negative, whole.negative, **SAME)
+
+    def test_windows_that_meet_share_no_step(self, system: Any) -> None:
+        first, second = system.apply(start=0.0, end=0.5), system.apply(start=0.5, end=1.0)
+        for percent in (0.5, 0.499, 0.501):
+            plain = system.lab.predict(system.model, percent).positive
+            changed = [not torch.equal(system.lab.predict(model, percent).positive, plain) for model in (first, second)]
+            assert changed.count(True) == 1, percent
+
+    def test_an_empty_window_is_an_exact_no_op(self, system: Any) -> None:
+        assert torch.equal(system.lab.sample(system.apply(start=0.5, end=0.5)), system.lab.sample(system.model))
+
+    @pytest.mark.parametrize(("start", "end"), [(0.6, 0.4), (-0.1, 1.0), (0.0, 1.5)])
+    def test_nonsense_is_refused(self, system: Any, start: float, end: float) -> None:
+        with pytest.raises(ValueError, match="start_percent"):
+            system.apply(start=start, end=end)
+
+
+class TestMasks:
+    def half(self, system: Any, left: bool) -> torch.Tensor:
+        mask = torch.zeros(1, 128, 128)
+        mask[..., :64] = 1.0
+        return mask if left else 1.0 - mask
+
+    def test_all_one_equals_no_mask(self, system: Any) -> None:
+        masked = system.lab.sample(system.apply(masks=[torch.ones(1, 64, 64)]))
+        torch.testing.assert_close(masked, system.lab.sample(system.apply()), **SAME)
+
+    def test_half_leaves_the_other_half_of_the_layer_untouched(self, system: Any) -> None:
+        plain = layer_outputs(system.lab, system.model)
+        out = layer_outputs(system.lab, system.apply(masks=[self.half(system, True)], term_only=True))
+        grid = out.unflatten(1, (16, 16))
+        assert torch.equal(grid[:, :, 8:], plain.unflatten(1, (16, 16))[:, :, 8:])
+        assert not torch.equal(grid[:, :, :8], plain.unflatten(1, (16, 16))[:, :, :8])
+
+    def test_complementary_masks_add_up(self, system: Any) -> None:
+        plain = layer_outputs(system.lab, system.model)
+        parts = [
+            layer_outputs(system.lab, system.apply(masks=[self.half(system, left)], term_only=True)) - plain
+            for left in (True, False)
+        ]
+        whole = layer_outputs(system.lab, system.apply(term_only=True)) - plain
+        torch.testing.assert_close(parts[0] + parts[1], whole, **SAME)
+
+    def test_changing_one_person_leaves_the_other_mask_untouched(self, system: Any) -> None:
+        masks = [self.half(system, True), self.half(system, False)]
+        one = layer_outputs(system.lab, system.apply(people=[0, 1], masks=masks, term_only=True))
+        other = layer_outputs(system.lab, system.apply(people=[0, 2], masks=masks, term_only=True))
+        assert torch.equal(one.unflatten(1, (16, 16))[:, :, :8], other.unflatten(1, (16, 16))[:, :, :8])
+        assert not torch.equal(one, other)
+
+    def test_an_empty_mask_is_refused(self, system: Any) -> None:
+        with pytest.raises(ValueError, match="identity 1 is empty"):
+            system.apply(masks=[torch.zeros(1, 64, 64)])
+
+    def test_a_mask_of_another_shape_is_refused(self, system: Any) -> None:
+        model = system.apply(masks=[torch.ones(1, 64, 128)])
+        with pytest.raises(ValueError, match="128x64 pixels.*128x128"):
+            system.lab.sample(model)
+
+    @pytest.mark.parametrize("size", [(16, 16), (13, 21), (65, 9), (8, 64), (33, 17)])
+    def test_every_latent_shape_works(self, system: Any, size: tuple[int, int]) -> None:
+        height, width = size
+        mask = torch.zeros(1, height * 8, width * 8)
+        mask[:, : height * 4] = 1.0
+        model = system.apply(people=2, masks=[mask, 1.0 - mask])
+        assert torch.isfinite(system.lab.predict(model, noise=system.lab.noise(size=size)).positive).all()
+        unmasked = system.apply(people=2)
+        assert torch.isfinite(system.lab.predict(unmasked, noise=system.lab.noise(size=size)).positive).all()
+
+
+class TestBatches:
+    @pytest.mark.parametrize("people", [1, 2])
+    @pytest.mark.parametrize("tokens", [77, 100])  # 100 beside 77 makes ComfyUI call the model for each half alone
+    def test_rows_equal_their_single_runs(self, system: Any, people: int, tokens: int) -> None:
+        model, lab, noise = system.apply(people=people), system.lab, system.lab.noise(batch=3)
+        negative = lab.prompt(12, tokens=tokens)
+        together = lab.predict(model, noise=noise, negative=negative)
+        for row in range(3):
+            alone = lab.predict(model, noise=noise[row : row + 1], negative=negative)
+            torch.testing.assert_close(together.positive[row : row + 1], alone.positive, **SAME)
+            torch.testing.assert_close(together.negative[row : row + 1], alone.negative, **SAME)
+
+    def test_without_guidance_the_positive_half_is_the_same(self, system: Any) -> None:
+        model, lab = system.apply(people=2), system.lab
+        runs = [lab.sample(model, steps=1, cfg=1.0, negative=lab.prompt(seed)) for seed in (12, 13)]
+        assert torch.equal(*runs)
+
+    @pytest.mark.parametrize("people", [1, 2])
+    def test_conditionings_of_any_length_and_number(self, system: Any, people: int) -> None:
+        """Longer prompts are run in calls of their own, several positives in one: the result is the same."""
+        model, lab = system.apply(people=people), system.lab
+        short, long = lab.prompt(11, tokens=77), lab.prompt(12, tokens=308)
+        split = lab.predict(model, positive=short, negative=lab.prompt(12, tokens=100))
+        joined = lab.predict(model, positive=short, negative=long)
+        torch.testing.assert_close(split.positive, joined.positive, **SAME)
+        several = lab.predict(model, positive=short + lab.prompt(11, tokens=77), negative=long)
+        torch.testing.assert_close(several.positive, joined.positive, **SAME)
+
+    def test_the_negative_half_has_its_own_tokens(self, system: Any) -> None:
+        prompt = system.lab.prompt(11)
+        found = system.lab.predict(system.apply(), positive=prompt, negative=prompt)
+        assert (found.positive - found.negative).abs().mean() > 1e-3
+
+    def test_areas_see_their_part_of_the_masks(self, system: Any) -> None:
+        mask = torch.zeros(1, 128, 128)
+        mask[..., 64:] = 1.0
+        model, lab = system.apply(masks=[mask], term_only=True), system.lab
+        left = lab.prompt(11, area=(16, 8, 0, 0))
+        plain = lab.predict(system.model, positive=left, negative=lab.prompt(12))
+        found = lab.predict(model, positive=left, negative=lab.prompt(12))
+        assert torch.equal(found.positive, plain.positive)  # the left half holds nothing of this person
+        right = lab.prompt(11, area=(16, 8, 0, 8))
+        everywhere = lab.predict(system.apply(term_only=True), positive=right, negative=lab.prompt(12))
+        found = lab.predict(model, positive=right, negative=lab.prompt(12))
+        torch.testing.assert_close(found.positive, everywhere.positive, **SAME)
+
+
+class TestNeighbours:
+    """Other packs' patches, before and after ours."""
+
+    def foreign(self, previous: Any = None) -> Any:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        def patch(q: Any, k: Any, v: Any, options: dict[str, Any]) -> Any:
+            base = previous(q, k, v, options) if previous else optimized_attention(q, k, v, options["n_heads"])
+            return base + 0.1 * q
+
+        return patch
+
+    def test_effects_add_up_in_both_orders(self, system: Any) -> None:
+        kind, block, number = system.first_slot
+        plain = layer_outputs(system.lab, system.model)
+        ours = layer_outputs(system.lab, system.apply(term_only=True)) - plain
+        before = system.model.clone()
+        before.set_model_patch_replace(self.foreign(), kind, block, number)
+        theirs = layer_outputs(system.lab, before) - plain
+        assert theirs.abs().max() > 0
+        both = layer_outputs(system.lab, system.apply(model=before, term_only=True)) - plain
+        torch.testing.assert_close(both, ours + theirs, **SAME)
+        after = system.apply(term_only=True).clone()
+        slot = after.model_options["transformer_options"]["patches_replace"][kind][(block, number)]
+        after.set_model_patch_replace(self.foreign(slot), kind, block, number)
+        torch.testing.assert_close(layer_outputs(system.lab, after) - plain, ours + theirs, **SAME)
+
+    def test_packs_that_add_to_our_slot(self, system: Any) -> None:
+        kind, block, number = system.first_slot
+        plain = layer_outputs(system.lab, system.model)
+        upstream = system.apply(term_only=True)
+        ours = layer_outputs(system.lab, upstream) - plain
+        model = upstream.clone()
+        slot = model.model_options["transformer_options"]["patches_replace"][kind][(block, number)]
+        slot.add(lambda out, q, k, v, options, weight, **_: weight * q, weight=0.1, sigma_start=1e9, sigma_end=0.0)
+        foreign = system.model.clone()
+        foreign.set_model_patch_replace(self.foreign(), kind, block, number)
+        theirs = layer_outputs(system.lab, foreign) - plain
+        torch.testing.assert_close(layer_outputs(system.lab, model) - plain, ours + theirs, **SAME)
+        assert torch.equal(layer_outputs(system.lab, upstream) - plain, ours)  # nothing leaked into the cached MODEL
+
+    def test_their_sigma_range_is_kept(self, system: Any) -> None:
+        kind, block, number = system.first_slot
+        model = system.apply(term_only=True)
+        slot = model.model_options["transformer_options"]["patches_replace"][kind][(block, number)]
+        without = layer_outputs(system.lab, model, percent=0.5)
+        slot.add(lambda out, q, k, v, options, **_: q, sigma_start=0.1, sigma_end=0.0)
+        assert torch.equal(layer_outputs(system.lab, model, percent=0.5), without)
+
+    def test_a_wrapped_patch_is_still_moved_and_counted(self, system: Any) -> None:
+        class Foreign:
+            moved: list[Any] = []
+
+            def __call__(self, q: Any, k: Any, v: Any, options: dict[str, Any]) -> Any:
+                return q
+
+            def to(self, device: Any) -> Any:
+                self.moved.append(device)
+                return self
+
+            def models(self) -> list[Any]:
+                return ["weights"]
+
+        kind, block, number = system.first_slot
+        before = system.model.clone()
+        before.set_model_patch_replace(Foreign(), kind, block, number)
+        model = system.apply(model=before)
+        model.model_patches_to(torch.device("cpu"))
+        assert Foreign.moved == [torch.device("cpu")]
+        assert model.model_patches_models() == ["weights"]
+
+    def test_other_lora_stays(self, system: Any) -> None:
+        key = system.a_weight
+        lora = system.model.clone()
+        weight = lora.model.state_dict()[key]
+        lora.add_patches({key: ("diff", (torch.full_like(weight, 0.05),))}, 1.0)
+        assert len(system.apply(model=lora).patches[key]) >= 1
+        alone = system.lab.sample(lora)
+        assert not torch.equal(system.lab.sample(system.apply(model=lora)), alone)
+        assert torch.equal(system.lab.sample(lora), alone)
+
+    def test_img2img_and_inpainting(self, system: Any) -> None:
+        lab, model = system.lab, system.apply()
+        image, mask = lab.noise(seed=8), torch.zeros(1, 1, 16, 16)
+        mask[..., 8:] = 1.0
+        out = lab.sample(model, latent_image=image, denoise_mask=mask)
+        torch.testing.assert_close(out[..., :8], image[..., :8], **SAME)
+        assert not torch.equal(out, lab.sample(system.model, latent_image=image, denoise_mask=mask))
+
+
+class TestLife:
+    def test_the_model_that_came_in_is_unchanged(self, system: Any) -> None:
+        before = options_of(system.model)
+        system.lab.sample(system.apply(people=2))
+        assert options_of(system.model) == before
+        assert not system.model.patches and not system.model.additional_models and not system.model.wrappers
+
+    def test_plain_then_identity_then_plain(self, system: Any) -> None:
+        first = system.lab.sample(system.model)
+        system.lab.sample(system.apply(people=2))
+        assert torch.equal(system.lab.sample(system.model), first)
+
+    def test_ten_weights_and_back(self, system: Any) -> None:
+        first = system.lab.sample(system.apply(strength=0.7))
+        entries = []
+        for step in range(10):
+            model = system.apply(strength=0.1 + 0.1 * step)
+            entries.append((len(model.patches), sum(map(len, model.patches.values()))))
+            system.lab.sample(model, steps=1)
+        assert len(set(entries)) == 1
+        assert torch.equal(system.lab.sample(system.apply(strength=0.7)), first)
+
+    def test_requeue(self, system: Any) -> None:
+        model = system.apply(people=2)
+        assert torch.equal(system.lab.sample(model), system.lab.sample(model))
+
+    def test_clones_agree(self, system: Any) -> None:
+        model = system.apply(people=2)
+        assert torch.equal(system.lab.sample(model.clone().clone()), system.lab.sample(model))
+
+    @pytest.mark.parametrize("kind", ["interrupt", "error"])
+    def test_a_broken_run_leaves_no_trace(self, system: Any, kind: str) -> None:
+        from comfy.model_management import InterruptProcessingException
+
+        exception = InterruptProcessingException if kind == "interrupt" else RuntimeError
+        model = system.apply(people=2)
+        whole = system.lab.sample(model)
+
+        def stop(step: int, *_: Any) -> None:
+            if step == 1:
+                raise exception("stopped")
+
+        with pytest.raises(exception):
+            system.lab.sample(model, callback=stop)
+        assert torch.equal(system.lab.sample(model), whole)
+
+    def test_the_state_of_a_run_is_freed(self, system: Any) -> None:
+        from likeness.model_patches.sampling_run import ModelCall, Run
+
+        model = system.apply(people=2)
+        system.lab.sample(model)
+        gc.collect()
+        assert not [one for one in gc.get_objects() if type(one) in (Run, ModelCall)]
+
+    def test_keys_and_values_are_projected_once_per_run(self, system: Any) -> None:
+        calls = []
+        handles = [module.register_forward_hook(lambda *_: calls.append(1)) for module in system.projections()]
+        try:
+            system.lab.sample(system.apply(), steps=3)
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert len(calls) == 2 * len(handles)  # one for each guidance half
+
+    def test_no_core_function_is_replaced(self, system: Any) -> None:
+        def forwards() -> dict[str, Any]:
+            return {
+                name: (module.__dict__.get("forward"), type(module).forward)
+                for name, module in system.model.model.named_modules()
+            }
+
+        before, during = forwards(), []
+        system.lab.sample(system.apply(people=2), callback=lambda *_: during.append(forwards()))
+        assert all(found == before for found in during) and forwards() == before
+
+
+class TestNumbers:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("people", [1, 2])
+    def test_half_precision_follows_float32(self, system: Any, dtype: torch.dtype, people: int) -> None:
+        half = system.lab.predict(system.apply(model=system.cast_model(dtype), people=people, term_only=people > 1))
+        full = system.lab.predict(system.apply(people=people, term_only=people > 1))
+        error = (half.positive - full.positive).abs().mean() / full.positive.abs().mean()
+        assert error < (0.01 if dtype == torch.float16 else 0.08)
+
+    def test_weights_that_stay_offloaded(self, system: Any) -> None:
+        """With too little memory ComfyUI leaves weights where they are and casts them at each use."""
+        whole = system.lab.sample(system.apply(people=2))
+        model = system.apply(people=2)
+        for patcher in model.get_additional_models():
+            patcher.load(torch.device("cpu"), lowvram_model_memory=1)
+            assert patcher.model.model_lowvram
+        torch.testing.assert_close(system.lab.sample(model), whole, **SAME)
+
+
+def options_of(model: Any) -> Any:
+    return copy.deepcopy({key: str(value) for key, value in model.model_options.items()})
