@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Operations = Any  # a namespace with Conv2d and Linear: torch.nn, or ComfyUI's
@@ -119,12 +120,16 @@ class IRBackbone(nn.Module):
     def from_state_dict(cls, state_dict: Mapping[str, Tensor], operations: Operations = nn) -> IRBackbone:
         """Build the backbone that a flat dict of tensors describes and load it strictly; sizes are inferred.
 
+        The result is on the CPU in float32, and frozen.
         Raises ValueError naming the keys that are missing, unknown or of another shape.
         """
-        backbone = cls(**_sizes(state_dict), operations=operations)
-        _check_keys(backbone.state_dict(), state_dict)
-        backbone.load_state_dict(state_dict)
-        return backbone
+        sizes = _sizes(state_dict)
+        with torch.device("meta"):  # no random initialisation, which would take time and move the user's generator
+            _check_keys(cls(**sizes).state_dict(), state_dict)  # torch.nn: the host's layers may appear on loading only
+            backbone = cls(**sizes, operations=operations)
+        own = {key: tensor.to("cpu", _float32_or_integer(tensor), copy=True) for key, tensor in state_dict.items()}
+        backbone.load_state_dict(own, assign=True)
+        return backbone.requires_grad_(False)
 
 
 def _sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -144,6 +149,10 @@ def _sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"not a face backbone: blocks of {len(units)} widths where 4 are expected. {_EXPECTED}")
     side = round((inputs / widths[-1]) ** 0.5)
     return {"widths": widths, "units": units, "embedding": embedding, "input_size": side * 2**_NUM_STAGES}
+
+
+def _float32_or_integer(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.is_floating_point() else tensor.dtype
 
 
 def _check_keys(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

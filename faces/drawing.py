@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from .types import Face, Faces
 
-# Told apart by most colour-blind people too (Okabe and Ito's set, without black); used in turn.
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+# Told apart by most colour-blind people too: Okabe and Ito's set without those too dark for a black number on them.
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
 _SMALLEST_TEXT = 12
 
 

@@ -164,9 +164,10 @@ _NOTHING = (np.zeros((0, 4)), np.zeros(0), np.zeros((0, 4)))
 class _SummedPixels:
     """A picture as its summed-area table: the mean of any rectangle costs four look-ups, whatever its size.
 
-    So every crop and pyramid level is resized by area averaging in one batch. The sums are exact: three times the
-    largest picture's fit into 32 bits. Around the picture lies a grey margin, so that crops which reach over the edge
-    keep their shape; without it the landmarks of faces that fill their picture are off by a quarter of the eye distance.
+    So every crop and pyramid level is resized by area averaging in one batch. The sums are exact integers: with the
+    margins the largest picture's is 2.25 · 1280² · 255, less than 2³⁰. Around the picture lies a grey margin, so that
+    crops which reach over the edge keep their shape; cut off and stretched, as in the published code, they put the
+    landmarks of a face that fills its picture off by a quarter of the eye distance.
     """
 
     def __init__(self, image: np.ndarray) -> None:

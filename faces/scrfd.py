@@ -58,7 +58,7 @@ class SCRFD:
         return []
 
     def _detect_at(self, image: np.ndarray, size: int) -> list[Detection]:
-        canvas, scale = _letterbox(image, size)
+        canvas, scale = letterbox(image, size)
         pixels = (canvas.astype(np.float32) - 127.5) / 128
         outputs = self._session.run(None, {self._input: pixels.transpose(2, 0, 1)[None]})
         boxes, points, scores = decode(outputs, size)
@@ -91,8 +91,8 @@ def decode(outputs: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.nda
     return boxes, points, scores
 
 
-def _letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, float]:
-    """The picture in the top left of a black (size, size, 3) square, and the scale from its pixels to the square's."""
+def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, float]:
+    """A picture (H, W, 3) uint8 in the top left of a black (size, size, 3) square, and its scale there."""
     height, width = image.shape[:2]
     ratio = height / width  # the roundings below are the insightface library's
     new_height, new_width = (size, max(1, int(size / ratio))) if ratio > 1 else (max(1, int(size * ratio)), size)

@@ -89,6 +89,6 @@ def largest_first(faces: Iterable[Face]) -> tuple[Face, ...]:
 
 def clip_box(box: Box, image: np.ndarray) -> Box:
     """The part of a box inside a picture (H, W, 3); of a box beside it, a line or a point on the edge is left."""
-    height, width = image.shape[:2]
+    height, width = map(float, image.shape[:2])
     x1, y1, x2, y2 = box
     return min(max(x1, 0.0), width), min(max(y1, 0.0), height), min(max(x2, 0.0), width), min(max(y2, 0.0), height)

@@ -105,7 +105,7 @@ def installed_comfyui() -> Any:
 
 @pytest.fixture(scope="session")
 def comfyui_path(installed_comfyui: Any) -> Path:
-    """The source folder of ComfyUI, importable in this process and set to the CPU: `import comfy...` works from here."""
+    """The source folder of ComfyUI, importable in this process and set to the CPU: `import comfy...` works now."""
     if str(installed_comfyui.folder) not in sys.path:
         sys.path.insert(0, str(installed_comfyui.folder))
     from comfy.cli_args import args

@@ -17,24 +17,24 @@ def _small(**changes) -> IRBackbone:
     return backbone
 
 
-@pytest.mark.parametrize("build", ["from the file", "from its sizes"])
-def test_golden_uniportrait_backbone(golden, build):
+def test_golden_uniportrait_backbone(golden):
     file = golden("uniportrait", "backbone_ir")
     config, weights = file.metadata["config"], file.weights()
     assert file.cases()
     for case in file.cases():
         image, expected = file.inputs(case)["image"], file.expected(case)
-        if build == "from the file":
-            backbone = IRBackbone.from_state_dict(weights)
-        else:
-            backbone = IRBackbone(config["widths"], config["units"], config["embedding"], image.shape[-1])
-            backbone.load_state_dict(weights)
-        assert list(backbone.taps) == config["taps"]
-        with torch.no_grad():
-            maps, embedding = backbone.features(image), backbone.embed(image)
-        _assert_close(embedding, expected["embedding"])
-        for number, feature in enumerate(maps):
-            _assert_close(feature, expected[f"feat{number}"])
+        sized = IRBackbone(config["widths"], config["units"], config["embedding"], image.shape[-1])
+        sized.load_state_dict(weights)
+        backbones = [sized]
+        if len(set(config["widths"])) == len(config["widths"]):  # else the tensors do not tell where a stage begins
+            backbones.append(IRBackbone.from_state_dict(weights))
+        for backbone in backbones:
+            assert list(backbone.taps) == config["taps"]
+            with torch.no_grad():
+                maps, embedding = backbone.features(image), backbone.embed(image)
+            _assert_close(embedding, expected["embedding"])
+            for number, feature in enumerate(maps):
+                _assert_close(feature, expected[f"feat{number}"])
 
 
 def test_golden_uniportrait_face_embedding_taps(golden):
@@ -118,6 +118,38 @@ def test_layers_come_from_the_operations_namespace():
     backbone = IRBackbone.from_state_dict(_small().state_dict(), operations=Operations)
     assert all(type(module) is Conv2d for module in backbone.modules() if isinstance(module, nn.Conv2d))
     assert all(type(module) is Linear for module in backbone.modules() if isinstance(module, nn.Linear))
+
+
+def test_layers_that_get_their_weights_on_loading_are_served():
+    """ComfyUI's Linear has no weight before a state dict is loaded, on some systems."""
+
+    class Linear(nn.Linear):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            self.weight = self.bias = None
+
+        def _load_from_state_dict(self, state_dict, prefix, *_):
+            self.weight, self.bias = (nn.Parameter(state_dict[prefix + name].clone()) for name in ("weight", "bias"))
+
+    class Operations:
+        Conv2d = nn.Conv2d
+
+    Operations.Linear = Linear
+    reference, image = _small(), torch.rand(1, 3, 32, 32)
+    backbone = IRBackbone.from_state_dict(reference.state_dict(), operations=Operations)
+    torch.testing.assert_close(backbone.embed(image), reference.embed(image), rtol=0, atol=0)
+
+
+def test_loading_leaves_the_random_generator_alone_and_freezes():
+    state = _small().state_dict()
+    before = torch.get_rng_state()
+    backbone = IRBackbone.from_state_dict(state)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    for key, tensor in backbone.state_dict().items():
+        assert tensor.device.type == "cpu" and tensor.data_ptr() != state[key].data_ptr()
+    halves = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    assert {parameter.dtype for parameter in IRBackbone.from_state_dict(halves).parameters()} == {torch.float32}
 
 
 def test_pictures_of_another_size_are_refused():

@@ -36,13 +36,13 @@ def test_no_boxes_give_no_faces(pictures):
 
 
 def test_landmarks_lie_where_the_detector_sees_them(detector, astronaut, six_people):
-    """Within 15 % of the box for frontal and turned faces alike; the median face is within 7 %."""
+    """Within 15 % of the box for frontal and turned faces alike; the median face is within 10 %, a frontal one 5 %."""
     errors = []
     for picture in (astronaut, six_people):
         for face in detector.detect(picture):
             x1, y1, x2, y2 = face.box
             errors.append(np.abs((landmarks_in_box(face.box) - face.landmarks) / (x2 - x1, y2 - y1)).mean())
-    assert len(errors) == 7 and max(errors) < 0.15 and np.median(errors) < 0.07
+    assert len(errors) == 7 and max(errors) < 0.15 and np.median(errors) < 0.1 and errors[0] < 0.05
 
 
 def test_crops_of_boxes_are_upright_and_centred(pictures):
@@ -50,8 +50,8 @@ def test_crops_of_boxes_are_upright_and_centred(pictures):
     pictures[0][30:70, 50:80] = 255
     crop = faces_from_boxes(pictures[:1], _box(50, 30, 30, 40)).crops(112)[0]
     rows, columns = np.where(crop[..., 0] > 128)
-    assert abs((columns.min() + columns.max()) / 2 - 56) < 1.5
-    assert 0.7 < (columns.max() - columns.min()) / 112 < 0.85 and rows.max() == 111
+    assert abs((columns.min() + columns.max()) / 2 - 56) < 2
+    assert 0.65 < (columns.max() - columns.min()) / 112 < 0.75 and rows.max() == 111 and 5 < rows.min() < 20
 
 
 def test_boxes_over_the_edge_are_clipped_but_landmarks_are_not(pictures):
