@@ -7,6 +7,7 @@ released models, only widths are small. The files of UniPortrait carry the relea
 from __future__ import annotations
 
 import hashlib
+import inspect
 import io
 import json
 import logging
@@ -164,7 +165,7 @@ def _pickled(content: object) -> bytes:
 
 def _code_digest() -> str:
     """Digest of what makes the weights, so that a change here makes new files."""
-    sources = [Path(module.__file__).read_bytes() for module in (tiny_layouts, tiny_uniportrait, tiny_weights)]
+    sources = [Path(inspect.getfile(module)).read_bytes() for module in (tiny_layouts, tiny_uniportrait, tiny_weights)]
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
 

@@ -37,11 +37,11 @@ def _encoder_sizes(state_dict: Mapping[str, Tensor], prefix: str, head_width: in
 
 
 def _text_encoder(sizes: dict[str, Any]) -> type[comfy.sd1_clip.SD1ClipModel]:
-    """Return SD 1.5's text encoder class at these sizes; ComfyUI wants a class, and makes the object itself."""
+    """Return SD 1.5's text encoder class at these sizes; ComfyUI makes the object itself, with these arguments."""
     config = {"hidden_act": "quick_gelu", "max_position_embeddings": 77, "eos_token_id": 49407} | sizes
 
     class TinyClip(comfy.sd1_clip.SDClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 - ComfyUI's signature
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] = {}) -> None:  # noqa: B006
             super().__init__(
                 device=device,
                 dtype=dtype,
@@ -51,7 +51,7 @@ def _text_encoder(sizes: dict[str, Any]) -> type[comfy.sd1_clip.SD1ClipModel]:
             )
 
     class TinyClipModel(comfy.sd1_clip.SD1ClipModel):
-        def __init__(self, device="cpu", dtype=None, model_options={}):  # noqa: B006 - ComfyUI's signature
+        def __init__(self, device: Any = "cpu", dtype: Any = None, model_options: dict[str, Any] = {}) -> None:  # noqa: B006
             super().__init__(device=device, dtype=dtype, clip_model=TinyClip, model_options=model_options)
 
     return TinyClipModel
@@ -62,7 +62,7 @@ class TinySD15(comfy.supported_models.SD15):
 
     unet_config = {**comfy.supported_models.SD15.unet_config, "model_channels": 32, "context_dim": 64}
 
-    def clip_target(self, state_dict={}):  # noqa: B006 - ComfyUI's signature
+    def clip_target(self, state_dict: Mapping[str, Tensor] = {}) -> comfy.supported_models_base.ClipTarget:
         layers = "cond_stage_model.transformer.text_model.encoder.layers."
         encoder = _text_encoder(_encoder_sizes(state_dict, layers, TEXT_HEAD_WIDTH))
         return comfy.supported_models_base.ClipTarget(comfy.sd1_clip.SD1Tokenizer, encoder)
