@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,9 @@ class IDResampler(nn.Module):
         place = {"device": device, "dtype": dtype}
         shared = {"operations": operations, **place}
         dim = sizes.dim
-        self.latents = nn.Parameter(torch.randn(1, sizes.num_tokens, dim, **place) / dim**0.5)
+        self.latents = nn.Parameter(torch.empty(1, sizes.num_tokens, dim, device=device, dtype=dtype))
+        if not self.latents.is_meta:  # there is nothing to fill, and torch would import its compiler for it: seconds
+            nn.init.normal_(self.latents, std=dim**-0.5)
         self.proj_id = _two_layers(sizes.intrinsic_dim, dim, **shared)
         self.proj_clip = _two_layers(sizes.structure_dim, dim, **shared)
         self.layers = nn.ModuleList(
@@ -101,7 +104,8 @@ class IDResampler(nn.Module):
         if isinstance(structure_scale, Tensor):
             structure_scale = structure_scale.to(features_id)
         tokens = self.latents.to(features_id).expand(features_id.shape[0], -1, -1)
-        for attend_id, attend_structure, feed in self.layers:
+        for layer in self.layers:
+            attend_id, attend_structure, feed = cast(nn.ModuleList, layer)
             tokens = tokens + attend_id(features_id, tokens, intrinsic_mask)
             if features_structure is not None:
                 tokens = tokens + structure_scale * attend_structure(features_structure, tokens, structure_mask)

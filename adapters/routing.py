@@ -88,11 +88,9 @@ def straight_through_routing(
     """
     working = torch.promote_types(logits.dtype, torch.float32)
     noise = gumbel_noise(logits, generator) if noise is None else noise
-    soft = soft_routing((logits.to(working) + noise.to(working)) / tau, valid)
-    hard = hard_routing(soft.detach(), valid)
-    return (hard + (soft - soft.detach())).to(
-        logits.dtype
-    )  # the bracket is exactly 0, so the forward is exactly one-hot
+    noisy = (logits.to(working) + noise.to(working)) / tau
+    soft, hard = soft_routing(noisy, valid), hard_routing(noisy.detach(), valid)
+    return (hard + (soft - soft.detach())).to(logits.dtype)  # the bracket is exactly 0: one-hot forward
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -22,8 +22,6 @@ from .projection import TokenProjection
 from .resampler import HEADS_KEY, IDResampler, ResamplerSizes
 from .routing import IDRouter
 
-SYSTEM = "uniportrait"
-
 _SLOTS = {
     "faceid": (UNIPORTRAIT_FACEID, "faceid_proj.*"),
     "router": (UNIPORTRAIT_ROUTER, "faceid_adapter.*.to_q_router.*"),

@@ -36,6 +36,13 @@ def test_recognition_input_averages_two_by_two():
     torch.testing.assert_close(recognition_input(clip_pixels(pixels)), expected, atol=1e-5, rtol=0)
 
 
+def test_recognition_input_is_clamped():
+    """Bicubic resizing before it may overshoot."""
+    pixels = torch.full((1, 3, 224, 224), 1.25)
+    assert recognition_input(clip_pixels(pixels)).max() == 1.0
+    assert recognition_input(clip_pixels(-pixels)).min() == -1.0
+
+
 def test_tokens_are_row_major_and_channels_in_order(taps):
     hidden = torch.randn(2, 256, 9)
     structure = structure_features(taps, hidden)
