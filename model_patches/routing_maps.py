@@ -6,6 +6,16 @@ from dataclasses import dataclass, field
 
 import torch
 
+NOBODY = 255
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """Identity weights of one layer: (B or 1, n, N) for a grid of size (h, w)."""
+
+    weights: torch.Tensor
+    size: tuple[int, int]
+
 
 @dataclass
 class RoutingRecord:
@@ -26,20 +36,15 @@ class RoutingRecord:
         """Forget the previous run."""
         self.maps.clear()
 
-    def store(self, call: dict[int, torch.Tensor]) -> None:
-        """Keep one call's maps; a single copy from the device, since each copy waits for it."""
+    def store(self, call: dict[int, LayerWeights]) -> None:
+        """Keep one call's maps: all layers at once, since each copy from the device waits for it."""
         if not call:
             return
-        packed = torch.cat([layer.flatten() for layer in call.values()]).cpu()
-        sizes = [layer.numel() for layer in call.values()]
-        parts = packed.split(sizes)
-        self.maps.append({number: part.view_as(call[number]) for number, part in zip(call, parts, strict=True)})
-
-
-NOBODY = 255
-
-
-def winner(weights: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """The identity with the largest weight at each place; weights (B, n, N) -> (B, h, w) uint8, 255 for nobody."""
-    best, index = weights.max(-1)
-    return index.to(torch.uint8).masked_fill(best <= 0, NOBODY).unflatten(1, size)
+        batch = max(layer.weights.shape[0] for layer in call.values())
+        joined = torch.cat([layer.weights.expand(batch, -1, -1) for layer in call.values()], dim=1)
+        best, index = joined.max(-1)
+        packed = index.to(torch.uint8).masked_fill(best <= 0, NOBODY).cpu()
+        parts = packed.split([layer.weights.shape[1] for layer in call.values()], dim=1)
+        self.maps.append(
+            {number: part.unflatten(1, layer.size) for (number, layer), part in zip(call.items(), parts, strict=True)}
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from .routing_maps import LayerWeights
 from .window import Window
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class ModelCall:
     rows: tuple[Rows, ...]
     rows_per_chunk: int
     latent_size: tuple[int, int]
-    routing: dict[int, torch.Tensor]
+    routing: dict[int, LayerWeights]
 
 
 class RunPatch(Protocol):

@@ -93,6 +93,12 @@ class UniPortraitPatch:
         draws = self._positive is not None and self.settings.id_scale > 0
         return draws or self.lora_name is not None or (image is not None and image.scale > 0)
 
+    def one_block_everywhere(self, prepared: PreparedLayer) -> bool:
+        """True if every row of a batch attends to a single block of tokens with weight 1."""
+        return not self.regions.masked and all(
+            half.kv.keys.shape[1] == 1 for half in (prepared.positive, prepared.negative)
+        )
+
     @property
     def routes(self) -> bool:
         """True if some identities share places by the router."""

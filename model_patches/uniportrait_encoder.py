@@ -66,6 +66,20 @@ class UniPortraitEncoder:
         tokens = {"cond": positive[0].float().cpu(), "uncond": negative[0].float().cpu()}
         return Identity(system=SYSTEM, adapter=self.weights.fingerprint, tokens=tokens, label=label)
 
+    @torch.inference_mode()
+    def embed(self, crops: torch.Tensor) -> torch.Tensor:
+        """Identity vectors (k, d) of unit length, float32 on the CPU, from aligned crops (k, 224, 224, 3) in [0, 1].
+
+        They come from the backbone alone, so that their cosine says how much two photos look like one person.
+        """
+        comfy.model_management.load_models_gpu([self.backbone])
+        vectors = []
+        for part in crops.split(CROPS_AT_ONCE):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            pixels = recognition_input(self._clip_input(part)).to(self.backbone.load_device)
+            vectors.append(self.backbone.model.embed(pixels).float().cpu())
+        return torch.nn.functional.normalize(torch.cat(vectors), dim=-1)
+
     def image_prompt_tokens(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Positive and negative IP tokens (4, D) of one picture (1, H, W, 3) in [0, 1]; spec section 4.
 
@@ -77,7 +91,7 @@ class UniPortraitEncoder:
         embeds = self.clip_vision.encode_image(image, crop=False)["image_embeds"][:1]
         comfy.model_management.load_models_gpu([self.image_projection])
         embeds = embeds.to(self.image_projection.load_device, torch.float32)
-        both = self.weights.image_projection(torch.cat([embeds, torch.zeros_like(embeds)])).cpu()
+        both = self.image_projection.model(torch.cat([embeds, torch.zeros_like(embeds)])).cpu()
         return both[0], both[1]
 
     def _check_widths(self, backbone: nn.Module) -> None:
@@ -88,7 +102,7 @@ class UniPortraitEncoder:
                 f"Load UniPortrait: the face backbone gives {intrinsic}-wide features, the faceid file wants "
                 f"{sizes.intrinsic_dim}. Use glint360k_curricular_face_r101_backbone.bin with the released files."
             )
-        clip_width = self.clip_vision.model.vision_model.embeddings.class_embedding.shape[-1]
+        clip_width = _clip_width(self.clip_vision)
         if shallow + clip_width != sizes.structure_dim:
             raise ValueError(
                 f"Load UniPortrait: this CLIP_VISION gives {clip_width}-wide features, the faceid file wants "
@@ -114,3 +128,10 @@ class UniPortraitEncoder:
             size = self.clip_vision.image_size
             self._grey_features = self._clip_features(torch.zeros(1, 3, size, size))
         return self._grey_features
+
+
+def _clip_width(clip_vision: Any) -> int:
+    """Width of a CLIP tower's patch tokens; 0 for vision models of other kinds, such as SigLIP and DINO."""
+    embeddings = getattr(getattr(clip_vision.model, "vision_model", None), "embeddings", None)
+    class_embedding = getattr(embeddings, "class_embedding", None)
+    return 0 if class_embedding is None else class_embedding.shape[-1]

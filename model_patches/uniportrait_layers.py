@@ -13,7 +13,7 @@ from ..adapters.regions import image_prompt_weights
 from ..adapters.routing import IDRouter, hard_routing
 from ..adapters.sharing import shared_self_attention, without_reference_rows
 from .lora import LayerLoRA, layer_input
-from .routing_maps import winner
+from .routing_maps import LayerWeights
 from .sampling_run import ModelCall, Rows, call_of
 from .slots import AttentionSlot, host_attention
 
@@ -78,12 +78,32 @@ class CrossAttentionSlot(AttentionSlot):
     def _identity_term(self, call: ModelCall, q: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         attention, heads = host_attention(options), options["n_heads"]
         prepared: PreparedLayer = call.prepared[self.number]
+        if self.patch.one_block_everywhere(prepared):
+            halves = (prepared.negative.kv, prepared.positive.kv)
+            return self._joined(
+                call, [identity_attention(q, self._kv_of_rows(call, "id", *halves), None, heads, attention)]
+            )
         parts = []
         for rows in call.rows:
             tokens = prepared.negative if rows.unconditional else prepared.positive
             weights = self._weights(call, rows, tokens, q, options)
             parts.append(identity_attention(q[rows.start : rows.stop], tokens.kv, weights, heads, attention))
         return self._joined(call, parts)
+
+    def _kv_of_rows(self, call: ModelCall, kind: str, negative: KeysValues, positive: KeysValues) -> KeysValues:
+        """Each batch row's own single block, so that one attention call serves both halves: (B, 1, m, C)."""
+
+        def arrange() -> KeysValues:
+            return KeysValues(
+                *(
+                    torch.cat(
+                        [half[rows.unconditional].expand(rows.stop - rows.start, -1, -1, -1) for rows in call.rows]
+                    )
+                    for half in zip(positive, negative, strict=True)
+                )
+            )
+
+        return call.run.cached((kind, self.number, call.rows, positive.keys.device), arrange)
 
     def _weights(
         self, call: ModelCall, rows: Rows, tokens: PreparedTokens, q: torch.Tensor, options: dict[str, Any]
@@ -104,11 +124,12 @@ class CrossAttentionSlot(AttentionSlot):
             assert router is not None
 
             def route(indices: list[int]) -> torch.Tensor:
-                return hard_routing(router.logits(x, router_keys[:, indices]))
+                keys = router_keys if len(indices) == router_keys.shape[1] else router_keys[:, indices]
+                return hard_routing(router.logits(x, keys))
 
             weights = regions.weights(size, call.latent_size, rows.area, q, route)
         if not rows.unconditional and rows.area is None:
-            call.routing.setdefault(self.number, winner(weights, size))
+            call.routing.setdefault(self.number, LayerWeights(weights, size))
         return weights
 
     def _image_term(self, call: ModelCall, q: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
@@ -122,11 +143,8 @@ class CrossAttentionSlot(AttentionSlot):
             weights = call.run.cached(
                 ("image prompt", size, q.device, q.dtype), lambda: image_prompt_weights(mask, size).to(q)
             )
-        parts = []
-        for rows in call.rows:
-            kv = prepared.negative_image if rows.unconditional else prepared.positive_image
-            parts.append(identity_attention(q[rows.start : rows.stop], kv, weights, heads, attention))
-        return self._joined(call, parts)
+        kv = self._kv_of_rows(call, "image", prepared.negative_image, prepared.positive_image)
+        return self._joined(call, [identity_attention(q, kv, weights, heads, attention)])
 
     def _joined(self, call: ModelCall, parts: list[torch.Tensor]) -> torch.Tensor:
         term = parts[0] if len(parts) == 1 else torch.cat(parts)

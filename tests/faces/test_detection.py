@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 
 import numpy as np
@@ -133,7 +134,7 @@ def test_detectors_are_loaded_by_name(tmp_path, scrfd_model):
 
 def test_without_onnxruntime_auto_is_the_bundled_detector(tmp_path, scrfd_model, monkeypatch):
     (tmp_path / "det_10g.onnx").write_bytes(scrfd_model())
-    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert load_detector("auto", [tmp_path]).name == "bundled"
     with pytest.raises(ValueError, match="pip install onnxruntime`, or choose the bundled detector"):
         load_detector("insightface", [tmp_path])
