@@ -19,13 +19,13 @@ def main() -> None:
     options = parser.parse_args()
     _import_comfyui()
     if options.what == "unet":
-        from .unet_step import print_table
+        from . import unet_step
 
-        print_table(options.size, options.batch, options.rounds, options.identities)
+        unet_step.print_table(options.size, options.batch, options.rounds, options.identities)
     else:
-        from .encode import print_table
+        from . import encode
 
-        print_table(options.rounds)
+        encode.print_table(options.rounds)
 
 
 def _import_comfyui() -> None:

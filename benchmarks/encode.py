@@ -49,7 +49,9 @@ def print_table(rounds: int) -> None:
             ("encode: IR-101, ViT-H/14, resampler", lambda: encoder.encode(batch, 0.1)),
         ]
         device = comfy.model_management.get_torch_device()
-        print(f"one face, random weights, {device}, {torch.get_num_threads()} threads, {rounds} rounds after a first one")
+        print(
+            f"one face, random weights, {device}, {torch.get_num_threads()} threads, {rounds} rounds after a first one"
+        )
         print(f"{'':40}{'first':>8}{'median':>8}{'lowest':>8}{'highest':>9}")
         for name, stage in stages:
             first, *times = [_seconds(stage) for _ in range(1 + rounds)]

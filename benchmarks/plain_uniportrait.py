@@ -59,8 +59,8 @@ def _cross(
     negative: torch.Tensor,
     id_scale: float,
 ) -> Callable[..., torch.Tensor]:
-    projection = models.weights.projections[str(layer.number)]
-    router = models.weights.routers[str(layer.number)] if len(positive) > 1 else None
+    projection = models.projection(layer.number)
+    router = models.router(layer.number) if len(positive) > 1 else None
 
     def patch(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
         attention, heads = host_attention(options), options["n_heads"]

@@ -59,10 +59,12 @@ def _measure(variant: Variant, size: int, batch: int, device: torch.device) -> N
     guider.set_cfg(7.5)
     times: list[float] = []
 
-    def sample(model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **_: Any) -> torch.Tensor:
+    def sample(
+        model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **__: Any
+    ) -> torch.Tensor:
         conditionings = [guider.conds["positive"], guider.conds["negative"]]
+        arguments = (guider.inner_model, conditionings, x, sigmas[:1], extra_args["model_options"])
         for _ in range(1 + CALLS):
-            arguments = (guider.inner_model, conditionings, x, sigmas[:1], extra_args["model_options"])
             times.append(_timed(lambda: comfy.samplers.calc_cond_batch(*arguments), device))
         return x
 

@@ -58,7 +58,7 @@ class Run:
         """
         conditionings = getattr(self._guider, "conds", None) or {}
         by_uuid = {
-            entry["uuid"]: (name == "negative", entry.get("area"))
+            entry["uuid"]: (name == "negative", tuple(entry["area"]) if "area" in entry else None)
             for name, entries in conditionings.items()
             for entry in entries or ()
             if "uuid" in entry
@@ -177,6 +177,6 @@ def _merge_rows(origins: list[tuple[bool, Area | None]], rows_per_chunk: int) ->
     merged, start = [], 0
     for (unconditional, area), group in groupby(origins):
         stop = start + rows_per_chunk * len(list(group))
-        merged.append(Rows(start, stop, unconditional, tuple(area) if area is not None else None))
+        merged.append(Rows(start, stop, unconditional, area))
         start = stop
     return tuple(merged)

@@ -10,6 +10,7 @@ from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.attention import AttentionFunction
+from ..adapters.layers import AttentionLayer
 from .sampling_run import SIGMA_KEY
 
 if TYPE_CHECKING:
@@ -51,6 +52,12 @@ class AttentionSlot:
         return out
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+        """This slot's attention: (B, n, C)."""
+        return self.underlying(q, k, v, extra_options)
+
+    def underlying(
+        self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]
+    ) -> torch.Tensor:
         """What ComfyUI, or the patch that was here before, would compute."""
         if self.previous is not None:
             return self.previous(q, k, v, extra_options)
@@ -69,34 +76,33 @@ class AttentionSlot:
 
     # ComfyUI asks patch objects for these three; a wrapped patch must still be reached.
     def to(self, device_or_dtype: Any) -> AttentionSlot:
-        if hasattr(self.previous, "to"):
+        if self.previous is not None and hasattr(self.previous, "to"):
             self.previous = self.previous.to(device_or_dtype)
         return self
 
     def models(self) -> list[ModelPatcher]:
-        return self.previous.models() if hasattr(self.previous, "models") else []
+        return self.previous.models() if self.previous is not None and hasattr(self.previous, "models") else []
 
     def cleanup(self) -> None:
-        if hasattr(self.previous, "cleanup"):
+        if self.previous is not None and hasattr(self.previous, "cleanup"):
             self.previous.cleanup()
 
 
 def fill_slot(
     model: ModelPatcher,
-    kind: str,
-    block: str,
-    number: int,
+    layer: AttentionLayer,
     make: Callable[[Callable[..., torch.Tensor] | None], AttentionSlot],
 ) -> None:
-    """Put `make(previous)` into slot (block, number) of "attn1" or "attn2" of this model.
+    """Put `make(previous)` into the slot of this layer.
 
     The two-part key is what other SD 1.5 packs use and look up; ComfyUI prefers a three-part key where there is one, so
     a pack that used it is wrapped under the same key.
     """
-    slots = model.model_options["transformer_options"].get("patches_replace", {}).get(kind, {})
-    index = 0 if (block, number, 0) in slots else None
-    previous = slots.get((block, number) if index is None else (block, number, index))
-    model.set_model_patch_replace(make(previous), kind, block, number, index)
+    slots = model.model_options["transformer_options"].get("patches_replace", {}).get(layer.kind, {})
+    key: tuple[Any, ...] = (layer.block, layer.block_id)
+    if (*key, 0) in slots:
+        key = (*key, 0)
+    model.set_model_patch_replace(make(slots.get(key)), layer.kind, *key)
     _own_slots(model)
 
 

@@ -83,26 +83,26 @@ class UniPortraitPatch:
         self.regions = RegionMasks(masks, settings.keep_soft_edges)
         self.lora_name = _choose_lora(len(identities), settings.lora_scale)
         self._models = models
-        self._positive = torch.stack([identity.tokens["cond"] for identity in identities]) if identities else None
-        self._negative = torch.stack([identity.tokens["uncond"] for identity in identities]) if identities else None
+        self._tokens = None  # (2, N, m, D): the positive and the negative half
+        if identities:
+            halves = [torch.stack([identity.tokens[half] for identity in identities]) for half in ("cond", "uncond")]
+            self._tokens = torch.stack(halves)
 
     @property
     def has_effect(self) -> bool:
         """False if every part is switched off."""
         image = self.settings.image_prompt
-        draws = self._positive is not None and self.settings.id_scale > 0
-        return draws or self.lora_name is not None or (image is not None and image.scale > 0)
+        return self.draws or self.lora_name is not None or (image is not None and image.scale > 0)
 
-    def one_block_everywhere(self, prepared: PreparedLayer) -> bool:
-        """True if every row of a batch attends to a single block of tokens with weight 1."""
-        return not self.regions.masked and all(
-            half.kv.keys.shape[1] == 1 for half in (prepared.positive, prepared.negative)
-        )
+    @property
+    def draws(self) -> bool:
+        """True if there are identities and their term is switched on."""
+        return self._tokens is not None and self.settings.id_scale > 0
 
     @property
     def routes(self) -> bool:
         """True if some identities share places by the router."""
-        return self._positive is not None and len(self.regions.unmasked) > 1 and self.settings.id_scale > 0
+        return self.draws and len(self.regions.unmasked) > 1
 
     def begin(self, run: Run) -> None:
         """Check the masks against the picture that is being made, and forget the last run's maps."""
@@ -115,7 +115,7 @@ class UniPortraitPatch:
         layers = {}
         for layer in SD15_LAYERS:
             if layer.is_cross:
-                layers[layer.number] = self._prepare_layer(str(layer.number), device, dtype)
+                layers[layer.number] = self._prepare_layer(layer.number, device, dtype)
         return layers
 
     def finish_call(self, call: ModelCall, sigma: float) -> None:
@@ -125,7 +125,7 @@ class UniPortraitPatch:
     def additional_models(self) -> list[ModelPatcher]:
         """The weights that sampling needs, for ComfyUI's memory manager."""
         parts = []
-        if self._positive is not None:
+        if self._tokens is not None:
             parts.append("projections")
         if self.routes:
             parts.append("routers")
@@ -143,38 +143,34 @@ class UniPortraitPatch:
 
     def cross_slot(self, number: int, previous: Callable[..., torch.Tensor] | None) -> CrossAttentionSlot:
         """The patch of cross-attention layer `number`."""
-        router = self._models.weights.routers[str(number)] if self.routes else None
-        return CrossAttentionSlot(previous, self, number, router, self.slot_lora(number))
+        router = self._models.router(number) if self.routes else None
+        return CrossAttentionSlot(previous, self, number, self.slot_lora(number), router)
 
     def self_slot(self, number: int, previous: Callable[..., torch.Tensor] | None) -> SelfAttentionSlot:
         """The patch of self-attention layer `number`."""
-        return SelfAttentionSlot(previous, self, self.slot_lora(number))
+        return SelfAttentionSlot(previous, self, number, self.slot_lora(number))
 
-    def _prepare_layer(self, number: str, device: torch.device, dtype: torch.dtype) -> PreparedLayer:
-        weights, prompt = self._models.weights, self.settings.image_prompt
-        router = weights.routers[number] if self.routes else None
+    def _prepare_layer(self, number: int, device: torch.device, dtype: torch.dtype) -> PreparedLayer:
+        models, prompt = self._models, self.settings.image_prompt
+        router = models.router(number) if self.routes else None
 
         def project(projection: TokenProjection, tokens: torch.Tensor) -> KeysValues:
             kv = projection(tokens[None].to(device))
             return KeysValues(kv.keys.to(dtype), kv.values.to(dtype))
 
-        def identity_half(tokens: torch.Tensor | None) -> PreparedTokens | None:
-            if tokens is None:
-                return None
+        def identity_half(tokens: torch.Tensor) -> PreparedTokens:
             if all(torch.equal(other, tokens[0]) for other in tokens[1:]):
-                return PreparedTokens(project(weights.projections[number], tokens[:1]), None)
+                return PreparedTokens(project(models.projection(number), tokens[:1]), None)
             keys = None if router is None else router.keys(tokens[None].to(device)).to(dtype)
-            return PreparedTokens(project(weights.projections[number], tokens), keys)
+            return PreparedTokens(project(models.projection(number), tokens), keys)
 
-        def image_half(tokens: torch.Tensor | None) -> KeysValues | None:
-            return None if tokens is None else project(weights.ip_projections[number], tokens[None])
-
-        return PreparedLayer(
-            positive=identity_half(self._positive),
-            negative=identity_half(self._negative),
-            positive_image=image_half(prompt and prompt.positive),
-            negative_image=image_half(prompt and prompt.negative),
-        )
+        identity = image = None
+        if self._tokens is not None:
+            identity = (identity_half(self._tokens[0]), identity_half(self._tokens[1]))
+        if prompt is not None:
+            projection = models.ip_projection(number)
+            image = (project(projection, prompt.positive[None]), project(projection, prompt.negative[None]))
+        return PreparedLayer(identity, image)
 
 
 def apply_uniportrait(
@@ -215,12 +211,9 @@ def _fill_slots(model: ModelPatcher, patch: UniPortraitPatch) -> None:
     windowed_lora = patch.lora_name is not None and not patch.window.whole_run
     for layer in SD15_LAYERS:
         if layer.is_cross:
-            make = partial(patch.cross_slot, layer.number)
+            fill_slot(model, layer, partial(patch.cross_slot, layer.number))
         elif windowed_lora or patch.settings.sharing is not None:
-            make = partial(patch.self_slot, layer.number)
-        else:
-            continue
-        fill_slot(model, layer.kind, layer.block, layer.block_id, make)
+            fill_slot(model, layer, partial(patch.self_slot, layer.number))
     if patch.routes or windowed_lora:
         add_once(model, keep_inputs, "attn2_patch")
     if windowed_lora:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from .sampling_run import ModelCall, Rows, call_of
 from .slots import AttentionSlot, host_attention
 
 if TYPE_CHECKING:
-    from .uniportrait import UniPortraitPatch
+    from .uniportrait import ImagePrompt, UniPortraitPatch
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,58 @@ class PreparedTokens:
 
 @dataclass(frozen=True)
 class PreparedLayer:
-    """Both halves of one cross-attention layer; image prompt None where there is none."""
+    """Tokens of one cross-attention layer, each for the (positive, negative) half; None where there are none."""
 
-    positive: PreparedTokens
-    negative: PreparedTokens
-    positive_image: KeysValues | None
-    negative_image: KeysValues | None
+    identity: tuple[PreparedTokens, PreparedTokens] | None
+    image: tuple[KeysValues, KeysValues] | None
 
 
-class CrossAttentionSlot(AttentionSlot):
+class UniPortraitSlot(AttentionSlot, ABC):
+    """A slot that works inside its patch's window, with the windowed LoRA around it if there is one."""
+
+    def __init__(
+        self,
+        previous: Callable[..., torch.Tensor] | None,
+        patch: UniPortraitPatch,
+        number: int,
+        lora: LayerLoRA | None,
+    ) -> None:
+        super().__init__(previous)
+        self.patch = patch
+        self.number = number
+        self.lora = lora
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
+        call = call_of(self.patch, extra_options)
+        if call is None:
+            return self.underlying(q, k, v, extra_options)
+        if self.lora is not None:
+            q, k, v = self.lora.on_inputs(q, k, v, extra_options)
+        out = self.attend_in_window(call, q, k, v, extra_options)
+        if self.lora is not None:
+            self.lora.remember_output(out, extra_options)
+        return out
+
+    @abstractmethod
+    def attend_in_window(
+        self, call: ModelCall, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]
+    ) -> torch.Tensor:
+        """The layer's attention with this patch at work: (B, n, C) before to_out."""
+
+
+class SelfAttentionSlot(UniPortraitSlot):
+    """Self-attention of a style run, which also sees the reference picture (spec 7.4), or with a windowed LoRA."""
+
+    def attend_in_window(
+        self, call: ModelCall, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]
+    ) -> torch.Tensor:
+        sharing = self.patch.settings.sharing
+        if sharing is None:
+            return self.underlying(q, k, v, options)
+        return shared_self_attention(q, k, v, options["n_heads"], sharing, q.shape[0] // call.rows_per_chunk)
+
+
+class CrossAttentionSlot(UniPortraitSlot):
     """Text attention as before, plus the identity and image-prompt terms (spec 5.3)."""
 
     def __init__(
@@ -50,60 +94,66 @@ class CrossAttentionSlot(AttentionSlot):
         previous: Callable[..., torch.Tensor] | None,
         patch: UniPortraitPatch,
         number: int,
-        router: IDRouter | None,
         lora: LayerLoRA | None,
+        router: IDRouter | None,
     ) -> None:
-        super().__init__(previous)
-        self.patch = patch
-        self.number = number
+        super().__init__(previous, patch, number, lora)
         self.router = router
-        self.lora = lora
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
-        call = call_of(self.patch, extra_options)
-        if call is None:
-            return super().attend(q, k, v, extra_options)
-        if self.lora is not None:
-            q, k, v = self.lora.on_inputs(q, k, v, extra_options)
-        out = super().attend(q, k, v, extra_options)
-        settings = self.patch.settings
-        if settings.id_scale > 0:
-            out = torch.add(out, self._identity_term(call, q, extra_options), alpha=settings.id_scale)
-        if settings.image_prompt is not None and settings.image_prompt.scale > 0:
-            out = torch.add(out, self._image_term(call, q, extra_options), alpha=settings.image_prompt.scale)
-        if self.lora is not None:
-            self.lora.remember_output(out, extra_options)
+    def attend_in_window(
+        self, call: ModelCall, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]
+    ) -> torch.Tensor:
+        out = self.underlying(q, k, v, options)
+        settings, prepared = self.patch.settings, call.prepared[self.number]
+        if self.patch.draws:
+            out = torch.add(out, self._identity_term(call, prepared.identity, q, options), alpha=settings.id_scale)
+        prompt = settings.image_prompt
+        if prompt is not None and prompt.scale > 0:
+            out = torch.add(out, self._image_term(call, prepared.image, prompt, q, options), alpha=prompt.scale)
         return out
 
-    def _identity_term(self, call: ModelCall, q: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    def _identity_term(
+        self, call: ModelCall, halves: tuple[PreparedTokens, PreparedTokens], q: torch.Tensor, options: dict[str, Any]
+    ) -> torch.Tensor:
         attention, heads = host_attention(options), options["n_heads"]
-        prepared: PreparedLayer = call.prepared[self.number]
-        if self.patch.one_block_everywhere(prepared):
-            halves = (prepared.negative.kv, prepared.positive.kv)
-            return self._joined(
-                call, [identity_attention(q, self._kv_of_rows(call, "id", *halves), None, heads, attention)]
-            )
+        if not self.patch.regions.masked and all(half.kv.keys.shape[1] == 1 for half in halves):
+            kv = self._kv_of_rows(call, "identity", (halves[0].kv, halves[1].kv))
+            return self._without_reference(call, identity_attention(q, kv, None, heads, attention))
         parts = []
         for rows in call.rows:
-            tokens = prepared.negative if rows.unconditional else prepared.positive
+            tokens = halves[rows.unconditional]
             weights = self._weights(call, rows, tokens, q, options)
             parts.append(identity_attention(q[rows.start : rows.stop], tokens.kv, weights, heads, attention))
-        return self._joined(call, parts)
+        return self._without_reference(call, parts[0] if len(parts) == 1 else torch.cat(parts))
 
-    def _kv_of_rows(self, call: ModelCall, kind: str, negative: KeysValues, positive: KeysValues) -> KeysValues:
-        """Each batch row's own single block, so that one attention call serves both halves: (B, 1, m, C)."""
+    def _image_term(
+        self,
+        call: ModelCall,
+        halves: tuple[KeysValues, KeysValues],
+        prompt: ImagePrompt,
+        q: torch.Tensor,
+        options: dict[str, Any],
+    ) -> torch.Tensor:
+        weights, mask = None, prompt.mask
+        if mask is not None:
+            size = tuple(options["activations_shape"][-2:])
+            key = ("image mask", size, q.device, q.dtype)
+            weights = call.run.cached(key, lambda: image_prompt_weights(mask, size).to(q))
+        kv = self._kv_of_rows(call, "image", halves)
+        term = identity_attention(q, kv, weights, options["n_heads"], host_attention(options))
+        return self._without_reference(call, term)
+
+    def _kv_of_rows(self, call: ModelCall, kind: str, halves: tuple[KeysValues, KeysValues]) -> KeysValues:
+        """Each batch row's own single block (B, 1, m, C), so that one attention call serves both halves."""
 
         def arrange() -> KeysValues:
+            blocks = [(halves[rows.unconditional], rows.stop - rows.start) for rows in call.rows]
             return KeysValues(
-                *(
-                    torch.cat(
-                        [half[rows.unconditional].expand(rows.stop - rows.start, -1, -1, -1) for rows in call.rows]
-                    )
-                    for half in zip(positive, negative, strict=True)
-                )
+                torch.cat([kv.keys.expand(count, -1, -1, -1) for kv, count in blocks]),
+                torch.cat([kv.values.expand(count, -1, -1, -1) for kv, count in blocks]),
             )
 
-        return call.run.cached((kind, self.number, call.rows, positive.keys.device), arrange)
+        return call.run.cached((kind, self.number, call.rows, halves[0].keys.device), arrange)
 
     def _weights(
         self, call: ModelCall, rows: Rows, tokens: PreparedTokens, q: torch.Tensor, options: dict[str, Any]
@@ -132,52 +182,10 @@ class CrossAttentionSlot(AttentionSlot):
             call.routing.setdefault(self.number, LayerWeights(weights, size))
         return weights
 
-    def _image_term(self, call: ModelCall, q: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-        attention, heads = host_attention(options), options["n_heads"]
-        prepared: PreparedLayer = call.prepared[self.number]
-        prompt = self.patch.settings.image_prompt
-        assert prompt is not None and prepared.positive_image is not None and prepared.negative_image is not None
-        weights, mask = None, prompt.mask
-        if mask is not None:
-            size = tuple(options["activations_shape"][-2:])
-            weights = call.run.cached(
-                ("image prompt", size, q.device, q.dtype), lambda: image_prompt_weights(mask, size).to(q)
-            )
-        kv = self._kv_of_rows(call, "image", prepared.negative_image, prepared.positive_image)
-        return self._joined(call, [identity_attention(q, kv, weights, heads, attention)])
-
-    def _joined(self, call: ModelCall, parts: list[torch.Tensor]) -> torch.Tensor:
-        term = parts[0] if len(parts) == 1 else torch.cat(parts)
+    def _without_reference(self, call: ModelCall, term: torch.Tensor) -> torch.Tensor:
         if self.patch.settings.sharing is None:
             return term
         return without_reference_rows(term, term.shape[0] // call.rows_per_chunk)
-
-
-class SelfAttentionSlot(AttentionSlot):
-    """Self-attention of a style run, which also sees the reference picture (spec 7.4), or with a windowed LoRA."""
-
-    def __init__(
-        self, previous: Callable[..., torch.Tensor] | None, patch: UniPortraitPatch, lora: LayerLoRA | None
-    ) -> None:
-        super().__init__(previous)
-        self.patch = patch
-        self.lora = lora
-
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]) -> torch.Tensor:
-        call = call_of(self.patch, extra_options)
-        if call is None:
-            return super().attend(q, k, v, extra_options)
-        if self.lora is not None:
-            q, k, v = self.lora.on_inputs(q, k, v, extra_options)
-        sharing = self.patch.settings.sharing
-        if sharing is None:
-            out = super().attend(q, k, v, extra_options)
-        else:
-            num_chunks = q.shape[0] // call.rows_per_chunk
-            out = shared_self_attention(q, k, v, extra_options["n_heads"], sharing, num_chunks)
-        if self.lora is not None:
-            self.lora.remember_output(out, extra_options)
-        return out
 
 
 def _no_router(_: list[int]) -> torch.Tensor:

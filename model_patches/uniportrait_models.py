@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import torch
 from torch import nn
 
+from ..adapters.projection import TokenProjection
+from ..adapters.routing import IDRouter
 from ..adapters.uniportrait import UniPortrait
 from .managed import managed
 
@@ -36,6 +38,23 @@ class UniPortraitModels:
         if weights.routers is not None:
             weights.routers.to(_step_dtype())
         self.patchers = {part: managed(module) for part in _PARTS if (module := getattr(weights, part)) is not None}
+
+    def projection(self, number: int) -> TokenProjection:
+        """Identity keys and values of cross-attention layer `number`."""
+        return self._layer("projections", number)
+
+    def ip_projection(self, number: int) -> TokenProjection:
+        """Image-prompt keys and values of cross-attention layer `number`."""
+        return self._layer("ip_projections", number)
+
+    def router(self, number: int) -> IDRouter:
+        """The router of cross-attention layer `number`."""
+        return self._layer("routers", number)
+
+    def _layer(self, part: str, number: int) -> Any:
+        layers = getattr(self.weights, part)
+        assert layers is not None, f"no file with {part} was loaded"
+        return layers[str(number)]
 
     def lora(self, name: str) -> nn.ModuleDict:
         """One LoRA set by the name of its part."""

@@ -293,7 +293,9 @@ def uniportrait_models() -> Any:
     from likeness.model_patches.uniportrait_models import UniPortraitModels
 
     hidden = [32] * 8 + [64] * 10 + [32] * 12 + [64] * 2
-    sizes = UniPortraitSizes(tuple(hidden), ResamplerSizes(24, 40, 48, 1, 3, 16, 16, 64, 2), rank=4, multi_rank=4)
+    sizes = UniPortraitSizes(
+        tuple(hidden), ResamplerSizes(24, 40, 48, 1, 3, 16, 16, 64, 2), rank=4, multi_rank=4, image_embed=24
+    )
     weights = fill_randomly(UniPortrait(sizes, operations=comfy.ops.manual_cast), seed=2, gain=1.0)
     return UniPortraitModels(weights)
 

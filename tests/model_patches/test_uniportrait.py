@@ -193,6 +193,29 @@ class TestRouting:
         torch.testing.assert_close(soft, weaker, **SAME)
 
 
+class TestImagePrompt:
+    @pytest.fixture
+    def prompt(self) -> Any:
+        from likeness.model_patches.uniportrait import ImagePrompt
+
+        positive, negative = (torch.randn(4, 64, generator=torch.Generator().manual_seed(seed)) for seed in (7, 8))
+        return lambda scale, mask=None: ImagePrompt(positive, negative, scale, mask)
+
+    def test_it_works_without_people(self, apply: Any, lab: Any, model: Any, prompt: Any) -> None:
+        plain = lab.predict(model).positive
+        assert not torch.equal(lab.predict(apply([], image_prompt=prompt(0.6))[0]).positive, plain)
+        assert torch.equal(lab.predict(apply([], image_prompt=prompt(0.0))[0]).positive, plain)
+
+    def test_where_its_mask_is_empty_it_does_nothing(self, apply: Any, lab: Any, model: Any, prompt: Any) -> None:
+        patched, _ = apply([], image_prompt=prompt(0.6, torch.zeros(64, 64)))
+        torch.testing.assert_close(lab.predict(patched).positive, lab.predict(model).positive, **SAME)
+
+    def test_it_adds_to_a_person(self, apply: Any, lab: Any, uniportrait_people: Any, prompt: Any) -> None:
+        person = lab.predict(apply(uniportrait_people([0]))[0]).positive
+        both = lab.predict(apply(uniportrait_people([0]), image_prompt=prompt(0.6))[0]).positive
+        assert (both - person).abs().mean() > 1e-3
+
+
 class TestGuiders:
     def test_three_conditionings_number_the_negative_one_first(
         self, apply: Any, lab: Any, uniportrait_people: Any

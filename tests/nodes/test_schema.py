@@ -1,0 +1,128 @@
+"""What every node promises to the user interface and to saved workflows."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+IDS = [
+    "ApplyUniPortrait",
+    "DetectFaces",
+    "EncodeIdentity",
+    "FacesFromBoxes",
+    "LoadIdentity",
+    "LoadUniPortrait",
+    "MixIdentities",
+    "PickFaces",
+    "RoutingMaps",
+    "SaveIdentity",
+]
+# Node ids of other packs for faces and identities: two packs with one id cannot be installed side by side.
+PEERS = {
+    "PulidModelLoader",
+    "PulidInsightFaceLoader",
+    "PulidEvaClipLoader",
+    "ApplyPulid",
+    "ApplyPulidAdvanced",
+    "PulidFluxModelLoader",
+    "PulidFluxInsightFaceLoader",
+    "PulidFluxEvaClipLoader",
+    "ApplyPulidFlux",
+    "IPAdapter",
+    "IPAdapterFaceID",
+    "IPAdapterUnifiedLoader",
+    "IPAdapterUnifiedLoaderFaceID",
+    "IPAdapterModelLoader",
+    "IPAdapterInsightFaceLoader",
+    "InstantIDModelLoader",
+    "ApplyInstantID",
+    "InstantIDFaceAnalysis",
+    "FaceAnalysisModels",
+    "FaceEmbedDistance",
+    "ReActorFaceSwap",
+    "ReActorLoadFaceModel",
+    "ReActorSaveFaceModel",
+    "InfiniteYouApply",
+    "PhotoMakerLoader",
+    "PhotoMakerEncode",
+    "FaceDetailer",
+    "LoadFace",
+    "SaveFace",
+    "DetectFaces",
+}
+
+
+def inputs_of(schema):
+    """Every input, with the templates of growing ones: name -> options."""
+    for group in ("required", "optional"):
+        for name, (kind, *options) in schema["input"].get(group, {}).items():
+            yield name, options[0] if options else {}
+            if kind == "COMFY_AUTOGROW_V3":
+                for part in options[0]["template"]["input"].values():
+                    for inner, (_, *inner_options) in part.items():
+                        yield f"{name}.{inner}", inner_options[0] if inner_options else {}
+
+
+@pytest.fixture(scope="module")
+def ours(studio):
+    return {name: schema for name, schema in studio.info.items() if name.startswith("Likeness_")}
+
+
+def test_the_nodes_are_there_under_names_that_never_change(ours):
+    assert sorted(ours) == [f"Likeness_{name}" for name in IDS]
+
+
+def test_no_node_takes_a_name_of_another_pack(ours):
+    assert not set(ours) & PEERS
+
+
+def test_every_input_and_output_explains_itself(ours):
+    silent = []
+    for name, schema in ours.items():
+        tooltips = {f"{name}: {key}": options.get("tooltip") for key, options in inputs_of(schema)}
+        outputs = dict(zip(schema["output_name"], schema["output_tooltips"], strict=True))
+        tooltips |= {f"{name} -> {key}": tooltip for key, tooltip in outputs.items()}
+        silent += [key for key, tooltip in tooltips.items() if not tooltip or len(tooltip) < 10]
+    assert silent == []
+
+
+def test_every_node_can_be_found(ours):
+    for name, schema in ours.items():
+        assert schema["description"] and schema["category"].startswith("Likeness/"), name
+        assert len(schema["search_aliases"]) >= 3, name
+
+
+def test_every_number_has_a_range(ours):
+    for name, schema in ours.items():
+        for key, options in inputs_of(schema):
+            if isinstance(options.get("default"), (int, float)) and not isinstance(options.get("default"), bool):
+                assert options["min"] <= options["default"] <= options["max"], (name, key)
+
+
+@pytest.mark.parametrize("name", IDS)
+def test_every_node_has_a_help_page_that_names_its_inputs(ours, studio, name):
+    page = (ROOT / "web" / "docs" / f"Likeness_{name}.md").read_text("utf-8")
+    for key, _ in inputs_of(ours[f"Likeness_{name}"]):
+        assert f"`{key.split('.')[0]}`" in page, f"{name}: {key}"
+    assert studio.fetch(f"/extensions/ComfyUI-Likeness/docs/Likeness_{name}.md") == page
+
+
+def test_no_help_page_is_left_over():
+    assert sorted(path.stem for path in (ROOT / "web" / "docs").iterdir()) == [f"Likeness_{name}" for name in IDS]
+
+
+def test_the_browser_gets_the_extension_without_globals(studio):
+    script = studio.fetch("/extensions/ComfyUI-Likeness/js/likeness.js")
+    assert "registerExtension" in script and not re.search(r"\bwindow\.|globalThis", script)
+
+
+def test_the_help_names_every_model_file(node_classes):
+    from likeness.nodes.model_files import MODEL_FILES
+
+    page = (ROOT / "web" / "docs" / "Likeness_LoadUniPortrait.md").read_text("utf-8")
+    for file in MODEL_FILES:
+        for fact in (file.name, file.folder, file.licence, file.size):
+            assert fact in page, (file.name, fact)
