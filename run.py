@@ -3,7 +3,7 @@
 import sys
 
 if sys.version_info < (3, 10):  # noqa: UP036  (this file must also speak to older ones)
-    found = "%d.%d (%s)" % (sys.version_info[0], sys.version_info[1], sys.executable)
+    found = sys.version.split()[0] + " (" + sys.executable + ")"
     sys.exit("Likeness needs Python 3.10 or newer; this is Python " + found)
 
 from host.commands import main

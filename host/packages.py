@@ -71,7 +71,7 @@ class Pip:
             [
                 *(f"    {line}" for line in lines),
                 f"Installing failed; the lines above end the log {self.log}. Worth a look:",
-                f"- disk space: {free:.1f} GB are free there; 2 GB are needed, or 8 GB with PyTorch's CUDA build",
+                f"- disk space: {free:.1f} GB are free there; 3 GB are needed, or 10 GB with PyTorch's CUDA build",
                 "- network: behind a proxy or a mirror, configure pip as usual (pip.conf, PIP_INDEX_URL, PIP_PROXY)",
                 "- Python: 3.10 to 3.13 are known to work; very new ones lack ready-built packages",
                 f"- or set {FOLDER_VARIABLE} to a ComfyUI folder that works, and nothing is fetched at all",
@@ -80,7 +80,11 @@ class Pip:
 
 
 def _variables() -> dict[str, str]:
-    variables = {**os.environ, "PIP_USER": "0", "PYTHONNOUSERSITE": "1"}  # a pip.conf with `user = true` fails in a venv
+    variables = {
+        **os.environ,
+        "PIP_USER": "0",
+        "PYTHONNOUSERSITE": "1",
+    }  # a pip.conf with `user = true` fails in a venv
     for name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSAFEPATH"):
         variables.pop(name, None)
     return variables
@@ -111,8 +115,10 @@ def missing_packages(python: Path, requirements: Iterable[str]) -> list[str]:
 
 
 def _ask(python: Path, script: str, *arguments: str) -> list[str]:
-    command = [str(python), "-c", script, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run([str(python), "-c", script, *arguments], capture_output=True, text=True)
+    except OSError as error:
+        raise SetupError(f"{python} cannot be used: {error}") from error
     if done.returncode:
         raise SetupError(f"{python} cannot be used:\n{done.stderr.strip()}")
     return [str(item) for item in json.loads(done.stdout)]

@@ -29,6 +29,21 @@ ACCELERATOR_PROBE = (
     "sys.exit(not (torch.cuda.is_available() or torch.backends.mps.is_available() or (xpu and xpu.is_available())))"
 )
 
+# Runs ComfyUI's main.py and ends it when our end of its standard input closes: a server never outlives its owner,
+# not even one that was killed.
+START = """
+import os, runpy, sys, threading
+
+def end_with_owner():
+    os.read(0, 1)  # returns when the other end is closed: nothing is ever written
+    os._exit(1)
+
+threading.Thread(target=end_with_owner, daemon=True).start()
+sys.path[:] = [os.getcwd(), *(entry for entry in sys.path if entry)]
+sys.argv[:] = ["main.py", *sys.argv[1:]]
+runpy.run_path("main.py", run_name="__main__")
+"""
+
 
 class ServerError(RuntimeError):
     """ComfyUI did not start, stopped by itself, or could not load one of the packs; the message ends with its log."""
@@ -79,15 +94,17 @@ class ComfyServer:
         return self._process
 
     def __enter__(self) -> ComfyServer:
+        if _answers(self.port):  # another ComfyUI there would pass for ours
+            raise ServerError(f"port {self.port} is taken by another program: choose another port")
         self._lay_out_folder()
         command = self._command()
-        logger.info("starting %s", " ".join(command))
+        logger.info("starting ComfyUI on port %d, log in %s", self.port, self.log)
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.comfyui.folder,
                 env=self._variables(),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl+C reaches us alone, and we stop the server in order
@@ -115,6 +132,8 @@ class ComfyServer:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
 
     def log_tail(self, num_lines: int = 60) -> str:
         """Return the last lines of ComfyUI's log."""
@@ -133,7 +152,7 @@ class ComfyServer:
             settings.write_text(json.dumps(SETTINGS), "utf-8")
 
     def _command(self) -> list[str]:
-        command = [str(self.comfyui.python), "main.py", "--listen", "127.0.0.1", "--port", str(self.port)]
+        command = [str(self.comfyui.python), "-c", START, "--listen", "127.0.0.1", "--port", str(self.port)]
         command += ["--base-directory", str(self.folder), "--disable-api-nodes"]
         command += ["--database-url", "sqlite:///:memory:"]  # two servers at once would lock a shared file
         if not any(argument.startswith("--use-") for argument in self.arguments):
@@ -177,6 +196,12 @@ class ComfyServer:
         names = sorted({Path(path.strip()).name for path in failed} & set(self.packs))
         if names:
             raise ServerError(f"ComfyUI could not load {' and '.join(names)}:\n{self.log_tail()}")
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _free_port() -> int:

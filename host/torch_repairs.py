@@ -51,7 +51,9 @@ def repair_torch_companions(python: Path) -> None:
             compiled.unlink()  # without them torchaudio takes its pure Python path by itself
     for name in ("torchvision", "torchaudio"):
         if not _imports(python, name):
-            raise SetupError(f"{name} does not import beside this PyTorch; run `{python} -c 'import {name}'` to see why")
+            raise SetupError(
+                f"{name} does not import beside this PyTorch; run `{python} -c 'import {name}'` to see why"
+            )
 
 
 def _imports(python: Path, name: str) -> bool:
