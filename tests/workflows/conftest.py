@@ -1,0 +1,114 @@
+"""The shipped workflows on a real server with tiny models and real photographs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from likeness.demo.photographs import packaged_photographs
+from likeness.demo.tiny_models import TinyModels, write_tiny_models
+from likeness.demo.workflow import EditableGraph, nodes_of, on_tiny_models, shipped_workflow
+from likeness.host.client import ComfyClient
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+
+SHRINK = 4  # 512 x 512 becomes 128 x 128
+STEPS = 3
+
+
+@dataclass
+class Stage:
+    """Runs graphs; `pictures` maps the file names that the workflows show to names in ComfyUI's input folder."""
+
+    client: ComfyClient
+    models: TinyModels
+    pictures: Mapping[str, str]
+    runs: int = 0
+
+    def graph(self, name: str) -> EditableGraph:
+        """A shipped workflow on the tiny models, small and short."""
+        graph = on_tiny_models(shipped_workflow(name), self.models, self.pictures)
+        for node_id in nodes_of(graph, "EmptyLatentImage"):
+            inputs = graph[node_id]["inputs"]
+            inputs.update(width=inputs["width"] // SHRINK, height=inputs["height"] // SHRINK)
+        for node_id in nodes_of(graph, "KSampler"):
+            graph[node_id]["inputs"]["steps"] = STEPS
+        return graph
+
+    def change(self, graph: EditableGraph, class_type: str, which: int = 0, **inputs: Any) -> EditableGraph:
+        """A copy of the graph with other inputs at one node."""
+        node_id = nodes_of(graph, class_type)[which]
+        return {**graph, node_id: {**graph[node_id], "inputs": {**graph[node_id]["inputs"], **inputs}}}
+
+    def without_people(self, graph: EditableGraph) -> EditableGraph:
+        """The stock nodes of the graph alone: the sampler takes the checkpoint's model, our nodes are gone."""
+        (checkpoint,) = nodes_of(graph, "CheckpointLoaderSimple")
+        graph = self.change(graph, "KSampler", model=[checkpoint, 0])
+        return {key: node for key, node in graph.items() if not node["class_type"].startswith("Likeness_")}
+
+    def draw(self, graph: EditableGraph, **run: Any) -> np.ndarray:
+        """Sample anew, whatever the server has cached, and return the saved picture (H, W, 3) in [0, 255]."""
+        self.runs += 1
+        sampler, negative = self._sampler(graph)
+        inputs = graph[negative]["inputs"]
+        # Trailing spaces do not reach the text encoder, but ComfyUI's cache takes it for another prompt.
+        inputs = {**inputs, "text": inputs["text"] + " " * self.runs}
+        entry = self.client.run({**graph, negative: {**graph[negative], "inputs": inputs}}, **run)
+        cached = next(event["nodes"] for name, event in entry["status"]["messages"] if name == "execution_cached")
+        assert sampler not in cached
+        (image,) = entry["outputs"][nodes_of(graph, "SaveImage")[0]]["images"]
+        return np.asarray(Image.open(io.BytesIO(self.client.view(image))).convert("RGB"), np.float32)
+
+    def _sampler(self, graph: EditableGraph) -> tuple[str, str]:
+        """The sampler's id, and that of the node with the negative prompt, be a ControlNet between them or not."""
+        (sampler,) = nodes_of(graph, "KSampler")
+        negative = graph[sampler]["inputs"]["negative"][0]
+        while not isinstance(graph[negative]["inputs"].get("text"), str):
+            negative = graph[negative]["inputs"]["negative"][0]
+        return sampler, negative
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A file for each name that a workflow shows in Load Image, and one more."""
+    folder = tmp_path_factory.mktemp("photographs")
+    portrait, group = (Image.open(path).convert("RGB") for path in packaged_photographs())
+    group = group.resize((group.width * 5 // 8, group.height * 5 // 8), Image.Resampling.LANCZOS)  # faster to search
+    pose = Image.new("RGB", (256, 256))
+    lines = ImageDraw.Draw(pose)
+    for line, colour in (((128, 60, 128, 140), "red"), ((70, 110, 186, 60), "lime"), ((90, 220, 128, 140), "blue")):
+        lines.line(line, fill=colour, width=6)
+    pictures = {
+        "person-1.jpg": portrait,
+        "person-2.jpg": group,  # six people: a node takes the largest
+        "person-3.jpg": group.crop((475, 0, 800, 350)),
+        "stranger.jpg": group.crop((0, 0, 250, 350)),  # in no workflow
+        "person-1-photo-1.jpg": portrait,
+        "person-1-photo-2.jpg": ImageOps.mirror(portrait),
+        "person-1-photo-3.jpg": ImageEnhance.Brightness(portrait).enhance(0.7),
+        "pose.png": pose,
+    }
+    for name, picture in pictures.items():
+        picture.save(folder / name, quality=95)
+    return {name: folder / name for name in pictures}
+
+
+@pytest.fixture(scope="session")
+def make_stage(photographs: dict[str, Path]) -> Callable[[Any], Stage]:
+    """`make_stage(server)` puts models and photographs onto a server."""
+
+    def make(server: Any) -> Stage:
+        models = write_tiny_models(server.folder / "models")
+        pictures = {name: server.client.upload(path, f"test-{name}") for name, path in photographs.items()}
+        return Stage(server.client, models, pictures)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def stage(comfy_server: Any, make_stage: Callable[[Any], Stage]) -> Stage:
+    return make_stage(comfy_server)

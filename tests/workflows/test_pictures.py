@@ -1,0 +1,157 @@
+"""What the workflows draw, through the API of a real server."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from likeness.demo.workflow import nodes_of
+from likeness.host.client import RunInterrupted
+from likeness.host.environment import ROOT
+from likeness.host.progress import Progress
+from likeness.host.server import ComfyServer
+
+NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+SAVING = "uniportrait-save-identity"
+DRAWING = [name for name in NAMES if name != SAVING]
+PEOPLE = {"uniportrait-two-people": 2, "uniportrait-three-people": 3, "uniportrait-people-with-masks": 2}
+VISIBLE = 1.0  # grey levels, mean over the picture: far above rounding, far below any change of an input
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).mean())
+
+
+@pytest.fixture(scope="module")
+def saved(stage: Any, comfy_server: Any) -> Any:
+    """The saving workflow's history entry; its file is there."""
+    entry = stage.client.run(stage.graph(SAVING))
+    assert (comfy_server.folder / "output" / "identities" / "person-1.safetensors").is_file()
+    return entry
+
+
+@pytest.fixture(scope="module")
+def single(stage: Any) -> np.ndarray:
+    return stage.draw(stage.graph("uniportrait-single-face"))
+
+
+def test_there_are_workflows():
+    assert len(DRAWING) == 8 and set(PEOPLE) <= set(DRAWING)
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_a_workflow_draws_a_picture_that_depends_on_its_people(name, stage, saved):
+    graph = stage.graph(name)
+    picture = stage.draw(graph)
+    size = graph[nodes_of(graph, "EmptyLatentImage")[0]]["inputs"]
+    assert picture.shape == (size["height"], size["width"], 3)
+    assert picture.std((0, 1)).min() > 10
+    plain = stage.without_people(graph)
+    assert difference(picture, stage.draw(plain)) > VISIBLE
+    stranger = stage.pictures["stranger.jpg"]
+    for which in range(len(nodes_of(graph, "LoadImage"))):
+        changed = stage.change(graph, "LoadImage", which, image=stranger)
+        assert difference(picture, stage.draw(changed)) > 0.1, f"photo {which + 1} has no effect"
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_with_the_people_switched_off_it_is_the_plain_graph(name, stage, saved):
+    graph = stage.graph(name)
+    off = stage.change(graph, "Likeness_ApplyUniPortrait", id_scale=0.0)
+    off = {key: node for key, node in off.items() if node["class_type"] != "Likeness_RoutingMaps"}  # nothing to show
+    assert np.array_equal(stage.draw(off), stage.draw(stage.without_people(graph)))
+
+
+@pytest.mark.parametrize("name", PEOPLE)
+def test_routing_maps_come_with_the_people(name, stage):
+    graph = stage.graph(name)
+    entry = stage.client.run(graph)
+    (node_id,) = nodes_of(graph, "Likeness_RoutingMaps")
+    (text,) = entry["outputs"][node_id]["text"]
+    assert all(f"person {number}" in text for number in range(1, PEOPLE[name] + 1))
+    assert len(entry["outputs"][node_id]["images"]) == 1
+
+
+def test_masks_decide_who_goes_where(stage):
+    graph = stage.graph("uniportrait-people-with-masks")
+    picture = stage.draw(graph)
+    inputs = graph[nodes_of(graph, "Likeness_ApplyUniPortrait")[0]]["inputs"]
+    people = {
+        "identities.identity_1": inputs["identities.identity_2"],
+        "identities.identity_2": inputs["identities.identity_1"],
+    }
+    places = {"masks.mask_1": inputs["masks.mask_2"], "masks.mask_2": inputs["masks.mask_1"]}
+    for exchanged in (people, places):
+        other = stage.change(graph, "Likeness_ApplyUniPortrait", **exchanged)
+        assert difference(stage.draw(other), picture) > VISIBLE
+    both = stage.change(graph, "Likeness_ApplyUniPortrait", **people, **places)
+    assert difference(stage.draw(both), picture) < 0.05  # sums in another order
+
+
+def test_identity_leaves_no_trace_in_the_plain_model(stage, single):
+    graph = stage.graph("uniportrait-single-face")
+    plain = stage.without_people(graph)
+    first = stage.draw(plain)
+    assert np.array_equal(stage.draw(graph), single)
+    assert np.array_equal(stage.draw(plain), first)
+
+
+def test_an_interrupted_run_leaves_no_trace(stage, single):
+    graph = stage.graph("uniportrait-single-face")
+    plain = stage.without_people(graph)
+    first = stage.draw(plain)
+    (sampler,) = nodes_of(graph, "KSampler")
+
+    def interrupt(progress: Progress) -> None:
+        if progress.node_id == sampler and progress.value >= 2:
+            stage.client.interrupt()
+
+    with pytest.raises(RunInterrupted):
+        stage.draw(stage.change(graph, "KSampler", steps=500), on_progress=interrupt)
+    assert np.array_equal(stage.draw(graph), single)
+    with pytest.raises(RunInterrupted):
+        stage.draw(stage.change(graph, "KSampler", steps=500), on_progress=interrupt)
+    assert np.array_equal(stage.draw(plain), first)
+
+
+def test_ten_other_weights_and_back_give_the_first_picture(stage, single):
+    graph = stage.graph("uniportrait-single-face")
+    seen = [single]
+    for number in range(10):
+        weights = {"id_scale": 0.1 + 0.1 * number, "lora_scale": 1.4 - 0.1 * number}
+        picture = stage.draw(stage.change(graph, "Likeness_ApplyUniPortrait", **weights))
+        assert all(difference(picture, other) > 0.01 for other in seen)
+        seen.append(picture)
+    assert np.array_equal(stage.draw(graph), single)
+
+
+def test_a_saved_identity_draws_what_its_photo_draws(stage, saved, single):
+    assert np.array_equal(stage.draw(stage.graph("uniportrait-load-identity")), single)
+
+
+def test_the_saving_workflow_says_where_the_file_went(stage, saved):
+    ((node_id),) = nodes_of(stage.graph(SAVING), "Likeness_SaveIdentity")
+    assert "identities" in json.dumps(saved["outputs"][node_id]["text"])
+
+
+@pytest.mark.parametrize(
+    "flags", [("--disable-smart-memory", "--cache-none"), ("--lowvram",), ("--novram",)], ids=lambda flags: flags[0][2:]
+)
+def test_memory_modes_draw_the_same_picture(flags, stage, make_stage, installed_comfyui, tmp_path):
+    (device,) = stage.client.system_stats()["devices"][:1]
+    if "vram" in flags[0] and device["type"] == "cpu":
+        pytest.skip(f"{flags[0]} excludes --cpu, and this machine has no accelerator")
+    from likeness.demo import two_people
+
+    packs = [ROOT / "demo" / "models_pack"]
+    graph_name = two_people.WORKFLOW
+    picture = stage.draw(stage.graph(graph_name))
+    with ComfyServer(installed_comfyui, tmp_path, packs, flags, threads=1) as server:
+        other = make_stage(server)
+        plain = other.without_people(other.graph(graph_name))
+        first = other.draw(plain)
+        # On an accelerator text encoders may run elsewhere in these modes, and round otherwise.
+        assert difference(other.draw(other.graph(graph_name)), picture) <= (0.0 if device["type"] == "cpu" else 1.0)
+        assert np.array_equal(other.draw(plain), first)
