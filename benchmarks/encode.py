@@ -10,9 +10,9 @@ from typing import Any
 import comfy.clip_vision
 import comfy.model_management
 import comfy.ops
-import numpy as np
 import torch
 
+from ..adapters.features import clip_pixels, recognition_input
 from ..faces.alignment import align
 from ..faces.backbone import IRBackbone
 from ..faces.detection import find_faces, load_detector
@@ -35,20 +35,9 @@ VIT_H = {
 
 def print_table(rounds: int) -> None:
     """Print the median, lowest and highest seconds of each stage."""
-    import skimage.data
-
+    device = comfy.model_management.get_torch_device()
     with torch.inference_mode():
-        encoder = _encoder()
-        detector, photo = load_detector("bundled", []), skimage.data.astronaut()
-        face = find_faces([photo], detector).faces[0]
-        crop = align(photo, face.landmarks, 224)
-        batch = torch.from_numpy(np.ascontiguousarray(crop)).float()[None] / 255
-        stages: list[tuple[str, Callable[[], Any]]] = [
-            ("detect (bundled), 512x512", lambda: find_faces([photo], detector)),
-            ("align to 224x224", lambda: align(photo, face.landmarks, 224)),
-            ("encode: IR-101, ViT-H/14, resampler", lambda: encoder.encode(batch, 0.1)),
-        ]
-        device = comfy.model_management.get_torch_device()
+        stages = _stages(_encoder(), device)
         print(
             f"one face, random weights, {device}, {torch.get_num_threads()} threads, {rounds} rounds after a first one"
         )
@@ -56,6 +45,26 @@ def print_table(rounds: int) -> None:
         for name, stage in stages:
             first, *times = [_seconds(stage) for _ in range(1 + rounds)]
             print(f"{name:40}{first:>8.3f}{statistics.median(times):>8.3f}{min(times):>8.3f}{max(times):>9.3f}")
+
+
+def _stages(encoder: UniPortraitEncoder, device: torch.device) -> list[tuple[str, Callable[[], Any]]]:
+    import skimage.data
+
+    detector, photo = load_detector("bundled"), skimage.data.astronaut()
+    landmarks = find_faces([photo], detector).faces[0].landmarks
+    crops = torch.from_numpy(align(photo, landmarks, 224)).float()[None] / 255
+    face = recognition_input(clip_pixels(crops.movedim(-1, 1))).to(device)
+    sizes = encoder.weights.resampler.sizes
+    intrinsic = torch.randn(1, 49, sizes.intrinsic_dim, device=device)
+    structure = torch.randn(1, 256, sizes.structure_dim, device=device)
+    return [
+        ("detect (bundled), 512x512", lambda: find_faces([photo], detector)),
+        ("align to 224x224", lambda: align(photo, landmarks, 224)),
+        ("everything from the crop (Encode)", lambda: encoder.encode(crops, 0.1)),
+        ("  of which IR-101 backbone", lambda: encoder.backbone.model.features(face)),
+        ("  of which ViT-H/14", lambda: encoder.clip_vision.encode_image(crops, crop=False)),
+        ("  of which resampler, for each half", lambda: encoder.weights.resampler(intrinsic, structure, 0.1)),
+    ]
 
 
 def _encoder() -> UniPortraitEncoder:

@@ -39,8 +39,8 @@ class Request:
     seed: int | None = None
 
 
-def draw_two_people(comfyui: ComfyUI, request: Request) -> list[Path]:
-    """Draw, tell the progress on the screen, and return the paths of the written pictures.
+def draw_two_people(comfyui: ComfyUI, request: Request) -> None:
+    """Draw, write the pictures, and tell the progress and their paths on the screen.
 
     Raises:
         ValueError: a photo cannot be read, or a node refused its input: no face, say.
@@ -64,7 +64,6 @@ def draw_two_people(comfyui: ComfyUI, request: Request) -> list[Path]:
     for path, text in files.items():
         say(f"  {path.name:17} {text}")
     say(f"\n{DISCLAIMER}")
-    return list(files)
 
 
 def demo_graph(request: Request, models: TinyModels, pictures: tuple[str, str]) -> EditableGraph:

@@ -111,7 +111,8 @@ def patched(patcher: Any, models: Any, inputs: dict[str, torch.Tensor], scales: 
     ]
     image_prompt = None
     if scales.get("ip_scale", 0) > 0:
-        image_prompt = ImagePrompt(inputs["ip_tokens"][half], inputs["ip_tokens"][0], scales["ip_scale"])
+        mask = inputs["ip_mask"][0, 0] if "ip_mask" in inputs else None
+        image_prompt = ImagePrompt(inputs["ip_tokens"][half], inputs["ip_tokens"][0], scales["ip_scale"], mask)
     masks = tuple(inputs["faceid_mask"][0]) if "faceid_mask" in inputs else ()
     sharing = None
     if scales.get("enable_share_attn"):

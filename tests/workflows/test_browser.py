@@ -44,6 +44,7 @@ RESULTS = """() => Object.fromEntries(window.app.graph._nodes.map((node) => [nod
   text: node.widgets?.find((widget) => widget.name === 'likeness_text')?.value ?? null,
   images: (node.imgs ?? []).map((image) => [image.naturalWidth, image.naturalHeight]),
 }]))"""
+LOADED = "(id) => window.app.graph.getNodeById(id).imgs?.[0]?.naturalWidth"
 SET = "async ([name, value]) => { await window.app.ui.settings.setSettingValueAsync(name, value); }"
 
 
@@ -121,9 +122,7 @@ def on_tiny_models(workflow: dict[str, Any], graph: dict[str, Any], stage: Any) 
     names = {published: getattr(stage.models, field) for published, field in COUNTERPARTS.items()} | stage.pictures
     for node in workflow["nodes"]:
         node["type"] = LOADERS.get(node["type"], node["type"])
-        values = [
-            names.get(value, value) for value in node.get("widgets_values", []) if isinstance(value, str | int | float)
-        ]
+        values = [names.get(value, value) for value in node.get("widgets_values", [])]
         inputs = graph.get(str(node["id"]), {}).get("inputs", {})
         if node["type"] == "EmptyLatentImage":
             values[:2] = inputs["width"], inputs["height"]
@@ -162,12 +161,11 @@ def test_the_queue_button_draws_and_the_nodes_tell(page, stage):
     page.tab.get_by_test_id("queue-button").first.click()
     event, detail = page.tab.evaluate("() => window.likenessRun")
     assert event == "execution_success", detail
-    page.tab.wait_for_function(
-        "(id) => window.app.graph.getNodeById(id).imgs?.[0]?.naturalWidth", arg=int(nodes_of(graph, "SaveImage")[0])
-    )
+    (saved,), (maps,) = nodes_of(graph, "SaveImage"), nodes_of(graph, "Likeness_RoutingMaps")
+    for node_id in (saved, maps):  # pictures arrive after the event
+        page.tab.wait_for_function(LOADED, arg=int(node_id))
     results = page.tab.evaluate(RESULTS)
 
-    (saved,) = nodes_of(graph, "SaveImage")
     (image,) = page.tab.evaluate("(id) => window.app.nodeOutputs[id].images", saved)
     picture = np.asarray(Image.open(io.BytesIO(stage.client.view(image))).convert("RGB"), np.float32)
     assert np.array_equal(picture, expected)
@@ -175,7 +173,6 @@ def test_the_queue_button_draws_and_the_nodes_tell(page, stage):
 
     texts = [results[node_id]["text"] for node_id in nodes_of(graph, "Likeness_DetectFaces")]
     assert texts[0].startswith("1 face in 1 picture") and texts[1].startswith("6 faces in 1 picture")
-    (maps,) = nodes_of(graph, "Likeness_RoutingMaps")
     assert "person 1" in results[maps]["text"] and "person 2" in results[maps]["text"]
     assert results[maps]["images"] == [[picture.shape[1], picture.shape[0]]]
     assert page.prompt() == sent, "what a node tells is no part of the graph"

@@ -132,7 +132,7 @@ def test_a_saved_identity_draws_what_its_photo_draws(stage, saved, single):
 
 
 def test_the_saving_workflow_says_where_the_file_went(stage, saved):
-    ((node_id),) = nodes_of(stage.graph(SAVING), "Likeness_SaveIdentity")
+    (node_id,) = nodes_of(stage.graph(SAVING), "Likeness_SaveIdentity")
     assert "identities" in json.dumps(saved["outputs"][node_id]["text"])
 
 
@@ -143,15 +143,13 @@ def test_memory_modes_draw_the_same_picture(flags, stage, make_stage, installed_
     (device,) = stage.client.system_stats()["devices"][:1]
     if "vram" in flags[0] and device["type"] == "cpu":
         pytest.skip(f"{flags[0]} excludes --cpu, and this machine has no accelerator")
-    from likeness.demo import two_people
-
     packs = [ROOT / "demo" / "models_pack"]
-    graph_name = two_people.WORKFLOW
-    picture = stage.draw(stage.graph(graph_name))
+    name = "uniportrait-two-people"
+    picture = stage.draw(stage.graph(name))
     with ComfyServer(installed_comfyui, tmp_path, packs, flags, threads=1) as server:
         other = make_stage(server)
-        plain = other.without_people(other.graph(graph_name))
+        plain = other.without_people(other.graph(name))
         first = other.draw(plain)
         # On an accelerator text encoders may run elsewhere in these modes, and round otherwise.
-        assert difference(other.draw(other.graph(graph_name)), picture) <= (0.0 if device["type"] == "cpu" else 1.0)
+        assert difference(other.draw(other.graph(name)), picture) <= (0.0 if device["type"] == "cpu" else 1.0)
         assert np.array_equal(other.draw(plain), first)
