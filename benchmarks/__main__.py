@@ -14,7 +14,7 @@ def main() -> None:
     parser.add_argument("what", nargs="?", choices=("unet", "encode"), default="unet")
     parser.add_argument("--size", type=int, default=64, help="latent side in unet: 64 is a picture of 512 pixels")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once in unet")
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved measurements of each variant")
+    parser.add_argument("--rounds", type=int, default=8, help="measurements of each")
     parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3], help="numbers of people in unet")
     options = parser.parse_args()
     _import_comfyui()
