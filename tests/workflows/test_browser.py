@@ -19,7 +19,7 @@ NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 BROWSER_VARIABLE = "LIKENESS_BROWSER"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-PATIENCE = 180_000  # ms; a page takes 5 s on a quiet machine
+PATIENCE = 90_000  # ms; a page takes 5 s on a quiet machine
 READY = "() => window.app?.graph && window.app?.extensionManager"
 OPEN = "async ([workflow, name]) => { await window.app.loadGraphData(workflow, true, true, name); }"
 STATE = """() => ({
@@ -45,6 +45,7 @@ RESULTS = """() => Object.fromEntries(window.app.graph._nodes.map((node) => [nod
   images: (node.imgs ?? []).map((image) => [image.naturalWidth, image.naturalHeight]),
 }]))"""
 LOADED = "(id) => window.app.graph.getNodeById(id).imgs?.[0]?.naturalWidth"
+CENTRE = "(id) => { window.app.canvas.centerOnNode(window.app.graph.getNodeById(id)); }"
 SET = "async ([name, value]) => { await window.app.ui.settings.setSettingValueAsync(name, value); }"
 
 
@@ -88,6 +89,10 @@ class Page:
         self.tab.wait_for_function(f"() => window.app.graph._nodes.length === {len(workflow['nodes'])}")
         state: dict[str, Any] = self.tab.evaluate(STATE)
         return state
+
+    def show(self, node_id: str | int) -> None:
+        """Move a node into sight, wherever the last workflow left the view."""
+        self.tab.evaluate(CENTRE, int(node_id))
 
     def prompt(self) -> dict[str, Any]:
         """What the queue button would send."""
@@ -162,7 +167,8 @@ def test_the_queue_button_draws_and_the_nodes_tell(page, stage):
     event, detail = page.tab.evaluate("() => window.likenessRun")
     assert event == "execution_success", detail
     (saved,), (maps,) = nodes_of(graph, "SaveImage"), nodes_of(graph, "Likeness_RoutingMaps")
-    for node_id in (saved, maps):  # pictures arrive after the event
+    for node_id in (saved, maps):  # pictures arrive after the event, and only for a node in sight
+        page.show(node_id)
         page.tab.wait_for_function(LOADED, arg=int(node_id))
     results = page.tab.evaluate(RESULTS)
 
@@ -182,6 +188,7 @@ def test_the_queue_button_draws_and_the_nodes_tell(page, stage):
 def test_the_help_of_a_node_opens(page):
     page.open("uniportrait-two-people", read("uniportrait-two-people"))
     node = next(node for node in read("uniportrait-two-people")["nodes"] if node["type"] == "Likeness_DetectFaces")
+    page.show(node["id"])
     page.tab.evaluate("(id) => window.app.canvas.selectNode(window.app.graph.getNodeById(id))", node["id"])
     page.tab.get_by_test_id("info-button").first.click()
     written = (ROOT / "web" / "docs" / "Likeness_DetectFaces.md").read_text("utf-8")
