@@ -73,7 +73,8 @@ def _nothing_recorded(record: RoutingRecord) -> str:
         )
     return (
         "Routing Maps: nothing was recorded. Connect the routing of the Apply UniPortrait whose model was sampled, and "
-        "to image the decoded result of that sampler; id_scale must be above 0 and the window must hold a step."
+        "to image the decoded result of that sampler; id_scale must be above 0, the window must hold a step, and the "
+        "identities must differ (the same photo twice is one person)."
     )
 
 
