@@ -31,7 +31,7 @@ def fill(module: torch.nn.Module) -> None:
         if tensor.ndim > 1:
             tensor.normal_(std=0.5 / tensor[0].numel() ** 0.5)
         elif tensor.is_floating_point():
-            tensor.fill_(1.0 if name.endswith("weight") else 0.0)
+            tensor.fill_(1.0 if name.endswith(("weight", "running_var")) else 0.0)
 
 
 def sd15() -> ModelPatcher:
