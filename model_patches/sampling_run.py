@@ -89,10 +89,10 @@ class RunPatch(Protocol):
     def begin(self, run: Run) -> None:
         """Called before the models are loaded; raises ValueError if the run cannot work."""
 
-    def prepare(self, run: Run, device: torch.device, dtype: torch.dtype) -> Any:
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Compute what does not change while sampling; called once per run, device and dtype."""
 
-    def finish_call(self, call: ModelCall, sigma: float) -> None:
+    def finish_call(self, call: ModelCall) -> None:
         """Called after each model call inside the window."""
 
 
@@ -130,7 +130,7 @@ def follow_runs(model: ModelPatcher, patch: RunPatch) -> None:
             options[patch.key] = None
         result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
         if call is not None:
-            patch.finish_call(call, sigma)
+            patch.finish_call(call)
         return result
 
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, patch.key, outer_sample)
@@ -160,7 +160,7 @@ def _begin_call(patch: RunPatch, options: dict[str, Any], x: torch.Tensor, base_
     # A call outside a sampling run (a script, a test) gets a run of its own.
     run: Run = options.get(_run_key(patch)) or Run()
     dtype = base_model.get_dtype_inference()
-    prepared = run.cached(("prepared", x.device, dtype), lambda: patch.prepare(run, x.device, dtype))
+    prepared = run.cached(("prepared", x.device, dtype), lambda: patch.prepare(x.device, dtype))
     origins = run.chunk_origins(options)
     latent_size = run.latent_size or (x.shape[-2], x.shape[-1])
     return ModelCall(

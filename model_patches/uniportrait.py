@@ -104,13 +104,18 @@ class UniPortraitPatch:
         """True if some identities share places by the router."""
         return self.draws and len(self.regions.unmasked) > 1
 
+    @property
+    def windowed_lora(self) -> bool:
+        """True if the LoRA is evaluated inside a window, false if it is merged or off."""
+        return self.lora_name is not None and not self.window.whole_run
+
     def begin(self, run: Run) -> None:
         """Check the masks against the picture that is being made, and forget the last run's maps."""
         assert run.latent_size is not None
         self.regions.check_aspect(run.latent_size)
         self.record.clear()
 
-    def prepare(self, run: Run, device: torch.device, dtype: torch.dtype) -> dict[int, PreparedLayer]:
+    def prepare(self, device: torch.device, dtype: torch.dtype) -> dict[int, PreparedLayer]:
         """Keys, values and router keys of all cross-attention layers; float32 in the making."""
         layers = {}
         for layer in SD15_LAYERS:
@@ -118,26 +123,26 @@ class UniPortraitPatch:
                 layers[layer.number] = self._prepare_layer(layer.number, device, dtype)
         return layers
 
-    def finish_call(self, call: ModelCall, sigma: float) -> None:
+    def finish_call(self, call: ModelCall) -> None:
         """Keep this call's routing maps."""
         self.record.store(call.routing)
 
     def additional_models(self) -> list[ModelPatcher]:
         """The weights that sampling needs, for ComfyUI's memory manager."""
         parts = []
-        if self._tokens is not None:
+        if self.draws:
             parts.append("projections")
         if self.routes:
             parts.append("routers")
         if self.settings.image_prompt is not None:
             parts.append("ip_projections")
-        if self.lora_name is not None and not self.window.whole_run:
+        if self.lora_name is not None and self.windowed_lora:
             parts.append(self.lora_name)
         return [self._models.patchers[part] for part in parts]
 
     def slot_lora(self, number: int) -> LayerLoRA | None:
         """The LoRA that the slot of this layer evaluates: none where it is merged or off."""
-        if self.lora_name is None or self.window.whole_run:
+        if self.lora_name is None or not self.windowed_lora:
             return None
         return LayerLoRA(self._models.lora(self.lora_name)[str(number)], self.settings.lora_scale)
 
@@ -165,7 +170,7 @@ class UniPortraitPatch:
             return PreparedTokens(project(models.projection(number), tokens), keys)
 
         identity = image = None
-        if self._tokens is not None:
+        if self._tokens is not None and self.draws:
             identity = (identity_half(self._tokens[0]), identity_half(self._tokens[1]))
         if prompt is not None:
             projection = models.ip_projection(number)
@@ -208,15 +213,14 @@ def apply_uniportrait(
 
 
 def _fill_slots(model: ModelPatcher, patch: UniPortraitPatch) -> None:
-    windowed_lora = patch.lora_name is not None and not patch.window.whole_run
     for layer in SD15_LAYERS:
         if layer.is_cross:
             fill_slot(model, layer, partial(patch.cross_slot, layer.number))
-        elif windowed_lora or patch.settings.sharing is not None:
+        elif patch.windowed_lora or patch.settings.sharing is not None:
             fill_slot(model, layer, partial(patch.self_slot, layer.number))
-    if patch.routes or windowed_lora:
+    if patch.routes or patch.windowed_lora:
         add_once(model, keep_inputs, "attn2_patch")
-    if windowed_lora:
+    if patch.windowed_lora:
         add_once(model, keep_inputs, "attn1_patch")
         add_once(model, correct_output, "attn1_output_patch")
         add_once(model, correct_output, "attn2_output_patch")

@@ -165,7 +165,7 @@ class CrossAttentionSlot(UniPortraitSlot):
         if tokens.kv.keys.shape[1] == 1:
             return call.run.cached(("coverage", *key), lambda: regions.coverage(size, call.latent_size, rows.area, q))
         router_keys = tokens.router_keys
-        if router_keys is None:  # a mask for everyone: nothing depends on the step
+        if router_keys is None:  # masks for all, or all but one: nothing depends on the step
             weights = call.run.cached(
                 ("regions", *key), lambda: regions.weights(size, call.latent_size, rows.area, q, _no_router)
             )
@@ -189,4 +189,4 @@ class CrossAttentionSlot(UniPortraitSlot):
 
 
 def _no_router(_: list[int]) -> torch.Tensor:
-    raise AssertionError("masks for everyone leave nothing to route")
+    raise AssertionError("a single person without a mask leaves nothing to route")
