@@ -15,6 +15,7 @@ from .model_folders import register_model_folders
 from .pick_faces import PickFaces
 from .routing_maps import RoutingMaps
 from .save_identity import SaveIdentity
+from .similarity import IdentitySimilarity
 
 
 class LikenessExtension(ComfyExtension):
@@ -37,4 +38,5 @@ class LikenessExtension(ComfyExtension):
             LoadIdentity,
             ApplyUniPortrait,
             RoutingMaps,
+            IdentitySimilarity,
         ]

@@ -13,6 +13,7 @@ IDS = [
     "DetectFaces",
     "EncodeIdentity",
     "FacesFromBoxes",
+    "IdentitySimilarity",
     "LoadIdentity",
     "LoadUniPortrait",
     "MixIdentities",

@@ -1,0 +1,1 @@
+"""Measuring likeness: face similarity by independent recognisers, and what else the published system was judged by."""

@@ -1,0 +1,1 @@
+"""Recognisers that say how much two faces look like one person."""

@@ -1,0 +1,1 @@
+"""What is measured, one subject per file; each works on plain arrays."""
