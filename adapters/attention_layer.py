@@ -43,6 +43,7 @@ class TokenTerm:
     kv: KeysValues
     scale: float
     weights: Tensor | None = None  # (B or 1, n, N); None: one block of tokens that counts everywhere
+    attention: AttentionFunction | None = None  # None: the layer's; another one may mask tokens
 
 
 def cross_attention_layer(
@@ -66,7 +67,7 @@ def cross_attention_layer(
     for term in (image_prompt, identity):
         if term is None or term.scale <= 0:
             continue
-        added = identity_attention(q, term.kv, term.weights, layer.heads, attention)
+        added = identity_attention(q, term.kv, term.weights, layer.heads, term.attention or attention)
         if reference_chunks is not None:
             added = without_reference_rows(added, reference_chunks)
         out = out + term.scale * added

@@ -90,6 +90,10 @@ _RULES: tuple[tuple[str, Family], ...] = (
         Family("sd15", "SD 1.5", "an SD 1.5 checkpoint", _OTHER_LOADER.format("Load Checkpoint")),
     ),
     (
+        r"(input_blocks|down_blocks)\.\d+\..*attn2\.to_k\.weight \d+x1024$",
+        Family("sd2", "SD 2", "an SD 2 checkpoint", _OTHER_LOADER.format("Load Checkpoint")),
+    ),
+    (
         r"(input_blocks|down_blocks)\.\d+\..*attn2\.to_k\.weight \d+x2048$",
         Family("sdxl", "SDXL", "an SDXL checkpoint", _OTHER_LOADER.format("Load Checkpoint")),
     ),

@@ -96,6 +96,11 @@ def straight_through_routing(
 def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent Gumbel(0, 1) samples of like's shape and device, float32."""
     exponential = torch.empty(like.shape, device=like.device, dtype=torch.float32).exponential_(generator=generator)
+    return gumbel_of_exponential(exponential)
+
+
+def gumbel_of_exponential(exponential: Tensor) -> Tensor:
+    """Gumbel(0, 1) samples from samples of the exponential distribution with mean 1."""
     return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Operations
-from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_tensors, save_tensors
+from .checkpoint import Checkpoint, CheckpointError, fingerprint, load_strictly, read_tensors, save_tensors
 from .families import IP_ADAPTER_SD15, UNIPORTRAIT_FACEID, UNIPORTRAIT_ROUTER
 from .image_prompt import ImageProjection
 from .layers import SD15_LAYERS
@@ -102,7 +101,8 @@ def load_uniportrait(
     adapter = UniPortrait(sizes, operations, device="meta")
     names = {slot: _released_keys(expected, slot) for slot in files}
     load_strictly(adapter, expected, [(file, names[slot]) for slot, file in files.items()])
-    adapter.fingerprint = _fingerprint(files["faceid"])
+    resampler = {k: v for k, v in files["faceid"].tensors.items() if k.startswith("faceid_proj.")}
+    adapter.fingerprint = fingerprint(resampler)
     return adapter
 
 
@@ -128,16 +128,6 @@ def _save(
     state: dict[str, Tensor] = adapter.state_dict()
     tensors = {name: state[key] for key, name in _released_keys(state, slot).items()}
     save_tensors(path, {name: value.to(dtype or value.dtype) for name, value in tensors.items()}, metadata)
-
-
-def _fingerprint(faceid: Checkpoint) -> str:
-    """SHA-256 over the resampler's tensors as float16: the same for every edition of one file."""
-    digest = hashlib.sha256()
-    for key in sorted(key for key in faceid.tensors if key.startswith("faceid_proj.")):
-        tensor = faceid.tensors[key]
-        digest.update(f"{key} {tuple(tensor.shape)} ".encode())
-        digest.update(tensor.to(torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _open(path: str | Path, slot: str) -> Checkpoint:

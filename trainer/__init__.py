@@ -1,0 +1,1 @@
+"""Headless training: `python -m likeness.trainer`."""

@@ -1,0 +1,1 @@
+"""Training pictures: their format on disk, preparing and caching them, and the batches of every step."""
