@@ -1,0 +1,1 @@
+"""One training run: the loop, its checkpoints and logs, and what it says when something goes wrong."""
