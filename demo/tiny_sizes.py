@@ -14,9 +14,9 @@ class TinySizes:
 
     # SD 1.5 (GroupNorm wants multiples of 32 channels; 8 heads at every level)
     model_channels: int = 32
-    channel_mult: tuple[int, ...] = (1, 2, 4, 4)
+    channel_mult: tuple[int, ...] = (1, 2, 3, 3)
     num_res_blocks: int = 2
-    latent_channels: int = 4
+    latent_channels: int = 8  # twice SD 1.5's: pictures are small, and a face must fit into few cells
     hint_channels: int = 3
 
     # CLIP text encoder; its width is the context width of the UNet. Tokenizer and vocabulary are the real ones.
@@ -70,6 +70,8 @@ class TinySizes:
 
 RELEASED_SIZES = TinySizes(
     model_channels=320,
+    channel_mult=(1, 2, 4, 4),
+    latent_channels=4,
     context=768,
     text_layers=12,
     text_feed_forward=3072,

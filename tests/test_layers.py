@@ -30,17 +30,35 @@ def room(rooms: str = "", packages: str = "", lazy: str = "", comfyui: bool = Fa
 
 
 TABLE = {
-    "nodes": room("model_patches adapters faces", "torch numpy PIL", comfyui=True),
+    "nodes": room("model_patches adapters faces evaluation", "torch numpy PIL", comfyui=True),
     "model_patches": room("adapters", "torch", comfyui=True),
     "adapters": room("", "torch numpy safetensors"),
     "faces": room("", "torch numpy PIL safetensors", lazy="onnxruntime insightface"),
     "host": room("", "", lazy="aiohttp"),
+    "synthetic": room("", "torch numpy PIL"),
+    "evaluation": room(
+        "faces",
+        "torch numpy PIL safetensors pydantic",
+        lazy="dlib facenet_pytorch onnxruntime open_clip torch_fidelity torchmetrics",
+    ),
+    "trainer": room(
+        "adapters faces",
+        "torch numpy PIL safetensors accelerate diffusers pydantic tqdm transformers webdataset yaml",
+        lazy="open_clip",
+    ),
+    "recipes": room(
+        "synthetic trainer evaluation adapters faces demo", "torch numpy safetensors diffusers transformers"
+    ),
     "demo": room("host adapters faces", "torch numpy PIL safetensors"),
     "demo/models_pack": room("", "torch numpy safetensors", comfyui=True),
-    "benchmarks": room("host model_patches adapters faces", "torch numpy PIL safetensors skimage", comfyui=True),
+    "benchmarks": room(
+        "host model_patches adapters faces trainer",
+        "torch numpy PIL safetensors skimage diffusers transformers",
+        comfyui=True,
+    ),
 }
 # Importable where there is neither ComfyUI nor any of the optional packages.
-PURE_ROOMS = ("adapters", "faces", "host", "demo")
+PURE_ROOMS = ("adapters", "faces", "host", "demo", "synthetic")
 OPTIONAL = {
     "insightface",
     "onnxruntime",

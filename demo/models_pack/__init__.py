@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import comfy.clip_vision
+import comfy.latent_formats
 import comfy.sd1_clip
 import comfy.supported_models
 import comfy.supported_models_base
@@ -57,10 +58,22 @@ def _text_encoder(sizes: dict[str, Any]) -> type[comfy.sd1_clip.SD1ClipModel]:
     return TinyClipModel
 
 
+class TinyLatent(comfy.latent_formats.LatentFormat):
+    """SD 1.5's latents with more channels; an empty latent gets them by itself."""
+
+    scale_factor = 0.18215
+    latent_channels = 8
+
+
 class TinySD15(comfy.supported_models.SD15):
     """SD 1.5 with 32 instead of 320 channels; depth and levels are read from the file as always."""
 
+    latent_format = TinyLatent
     unet_config = {**comfy.supported_models.SD15.unet_config, "model_channels": 32, "context_dim": 64}
+
+    def inpaint_model(self) -> bool:
+        """ComfyUI takes everything with more than 4 channels in for an inpainting model."""
+        return False
 
     def clip_target(self, state_dict: Mapping[str, Tensor] = {}) -> comfy.supported_models_base.ClipTarget:
         layers = "cond_stage_model.transformer.text_model.encoder.layers."

@@ -1,0 +1,60 @@
+"""The weights that ship with the pack, trained in the synthetic world, as files that ComfyUI's loaders read.
+
+They are stored without ballast: the autoencoder at half TAESD's width, the text encoder with the words it knows. Here
+they are filled up: zeros in the other channels, which change nothing, and one row for every unknown word.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from .tiny_layouts import taesd_shapes, under
+from .tiny_sizes import TinySizes
+
+FOLDER = Path(__file__).parent / "weights"
+LATENT_SCALE = 0.18215  # SD 1.5's: ComfyUI divides latents by it before decoding
+TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def made() -> dict[str, Any]:
+    """Which recipe made the weights, and what they measured."""
+    content: dict[str, Any] = json.loads((FOLDER / "made.json").read_text("utf-8"))
+    return content
+
+
+def checkpoint(sizes: TinySizes) -> dict[str, Tensor]:
+    """The base model as one SD 1.5 checkpoint, float16."""
+    tensors = load_file(FOLDER / "base.safetensors")
+    unet = {key: value for key, value in tensors.items() if key.startswith("model.diffusion_model.")}
+    taesd = {key: value for key, value in tensors.items() if key.startswith("taesd_")}
+    text = {key.removeprefix("text."): value for key, value in tensors.items() if key.startswith("text.")}
+    vae = widened(taesd, sizes) | {"vae_scale": torch.tensor(LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
+    return (
+        unet | under("first_stage_model.", vae) | under("cond_stage_model.transformer.", _with_every_word(text, sizes))
+    )
+
+
+def part(name: str) -> dict[str, Tensor]:
+    """One of the other files: "backbone", "vision", "faceid" or "router", float16."""
+    return load_file(FOLDER / f"{name}.safetensors")
+
+
+def widened(slim: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
+    """TAESD of full width that computes the same: channels that are added get and give zero."""
+    full = {}
+    for key, tensor in slim.items():
+        full[key] = tensor.new_zeros(taesd_shapes(sizes)[key])
+        full[key][tuple(slice(length) for length in tensor.shape)] = tensor
+    return full
+
+
+def _with_every_word(text: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
+    table = text.pop("unknown_word").expand(sizes.vocabulary, -1).clone()
+    table[text.pop("word_numbers").long()] = text.pop("words")
+    return text | {TEXT_TABLE: table}

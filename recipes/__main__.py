@@ -1,0 +1,45 @@
+"""`python -m likeness.recipes cpu|gpu`: make the tiny trained models from nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ..demo.tiny_sizes import TinySizes
+from .recipe import RECIPES
+from .steps import Workshop
+
+STEPS = ("pictures", "vae", "base", "encoders")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the steps that are asked for, in their order."""
+    parser = argparse.ArgumentParser(prog="likeness.recipes", description=__doc__)
+    parser.add_argument("recipe", choices=RECIPES, help="gpu: one data-centre card, 25 minutes. cpu: two cores, hours.")
+    parser.add_argument("--folder", type=Path, help="where everything is kept: output/recipe-NAME")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, help="these steps only")
+    parser.add_argument("--device", help="cuda, cpu, mps: the best there is")
+    options = parser.parse_args(arguments)
+    folder = options.folder or Path("output", f"recipe-{options.recipe}")
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        sys.stdout.write(f"[{time.monotonic() - start:6.0f} s] {line}\n")
+        sys.stdout.flush()
+
+    workshop = Workshop(RECIPES[options.recipe], folder, device, say, TinySizes())
+    for name in STEPS:
+        if name in options.only:
+            getattr(workshop, f"make_{name}")()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

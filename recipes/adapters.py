@@ -1,0 +1,93 @@
+"""The adapters of the table: UniPortrait's two stages and what each part of it is compared with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..trainer.__main__ import main as trainer
+from .recipe import Training
+from .steps import Workshop
+
+ADAPTER_SEED = 0
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training run; `model` is what differs from the trainer's defaults, `start` the stage I run of a stage II."""
+
+    name: str
+    stage: int
+    model: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
+
+
+NO_DROPPING = {"dropping": {"structure_path": 0.0, "structure_tokens": 0.0}}
+VARIANTS = (
+    Variant("single", 1),
+    Variant("pairs", 2, start="single"),
+    Variant("single-global", 1, {"intrinsic": "global"}),
+    Variant("single-no-dropping", 1, NO_DROPPING),
+    Variant("pairs-no-routing-loss", 2, {"routing": {"loss_weight": 0.0}}, start="single"),
+    Variant("pairs-no-router", 2, {"routing": {"mode": "none"}}, start="single"),
+)
+
+
+def run_of(workshop: Workshop, variant: Variant) -> Path:
+    """The folder of a variant's training run."""
+    return workshop.folder / "runs" / variant.name
+
+
+def train_variant(workshop: Workshop, variant: Variant) -> None:
+    """Train it with `likeness.trainer`, or go on where it was stopped."""
+    path = workshop.folder / "configs" / f"{variant.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(configuration(workshop, variant), indent=1), "utf-8")
+    workshop.say(f"training {variant.name}")
+    status = trainer(["train", str(path)])
+    if status:
+        raise SystemExit(status)
+
+
+def configuration(workshop: Workshop, variant: Variant) -> dict[str, Any]:
+    """The trainer's settings of a variant; JSON is YAML as well."""
+    recipe, sizes = workshop.recipe, workshop.sizes
+    training: Training = recipe.stage1 if variant.stage == 1 else recipe.stage2
+    people = variant.stage
+    base = {"model": workshop.base, "clip_vision": workshop.vision, "backbone": workshop.backbone}
+    if variant.start is not None:
+        base["stage_one"] = workshop.folder / "runs" / variant.start
+    return {
+        "output": str(workshop.folder / "runs" / variant.name),
+        "seed": ADAPTER_SEED,
+        "steps": training.steps,
+        "precision": "bf16" if workshop.device.type == "cuda" else "no",
+        "base": {key: str(path) for key, path in base.items()},
+        "data": {
+            "path": str(workshop.cached_set(people)),
+            "resolution": [[recipe.side * people, recipe.side]],
+            "faces": [people, people],
+            "workers": 0 if workshop.device.type == "cpu" else 8,
+        },
+        "model": {
+            "stage": variant.stage,
+            "sizes": {
+                "rank": sizes.lora_rank,
+                "width": sizes.resampler_width,
+                "depth": sizes.resampler_layers,
+                "heads": sizes.resampler_heads,
+                "head_width": sizes.resampler_head_width,
+                "tokens": sizes.id_tokens,
+            },
+            "loss": {"min_snr_gamma": 5.0},
+            **variant.model,
+        },
+        "batch": {"global_size": training.batch, "per_device": training.batch},
+        "optimiser": {"learning_rate": training.learning_rate, "warmup_steps": min(100, training.steps)},
+        "checkpoints": {"every": max(1, training.steps // 20), "keep_last": 2},
+        "logging": {"progress_bar": False},
+        "samples": {"every": max(1, training.steps // 5), "steps": 20, "guidance": 3.0},
+    }

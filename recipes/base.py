@@ -1,0 +1,124 @@
+"""The base model: a U-Net of SD 1.5's architecture and its text encoder, trained together on cached latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from ..demo.tiny_sizes import TinySizes
+from .loop import Average, Loop
+from .recipe import Training
+from .text import Words, new_text_encoder, sometimes_unknown
+
+MIN_SNR = 5.0
+NO_TEXT = 0.1  # share of pictures without a caption, for classifier-free guidance
+UNKNOWN_WORDS = 0.02
+PAIRS = 0.35  # share of steps with pictures of two people
+AVERAGE = 0.9995
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Latents (n, c, h, w) float16 of pictures of one size, and their captions' words (n, 77)."""
+
+    latents: Tensor
+    words: Tensor
+
+
+def new_unet(sizes: TinySizes) -> UNet2DConditionModel:
+    """The U-Net of SD 1.5 with narrow levels; 8 heads everywhere, as there."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=sizes.latent_channels,
+        out_channels=sizes.latent_channels,
+        block_out_channels=sizes.widths,
+        layers_per_block=sizes.num_res_blocks,
+        cross_attention_dim=sizes.context,
+        attention_head_dim=8,
+    )
+
+
+def noise_schedule() -> DDPMScheduler:
+    """SD 1.5's noise schedule."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        prediction_type="epsilon",
+    )
+
+
+class BaseModel(nn.Module):
+    """The two networks that learn together."""
+
+    def __init__(self, sizes: TinySizes, num_words: int) -> None:
+        super().__init__()
+        self.unet = new_unet(sizes)
+        self.text: CLIPTextModel = new_text_encoder(num_words, sizes)
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, words: Tensor) -> Tensor:
+        """Predict the noise (B, c, h, w)."""
+        context = self.text(words).last_hidden_state
+        return self.unet(noisy, timesteps, context).sample
+
+
+def train_base(
+    folder: Path,
+    training: Training,
+    sets: Sequence[LatentSet],
+    words: Words,
+    sizes: TinySizes,
+    device: torch.device,
+    say: Callable[[str], None],
+) -> BaseModel:
+    """Train on the sets, one kind of picture a step, and return the averaged networks."""
+    torch.manual_seed(1)
+    model = BaseModel(sizes, len(words)).to(device, memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(model.parameters(), training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    average = Average(model, AVERAGE)
+    alphas = noise_schedule().alphas_cumprod.to(device)
+    nothing = words.encode([""])[0]
+
+    def step(number: int, generator: torch.Generator) -> Mapping[str, Tensor]:
+        for group in optimiser.param_groups:
+            group["lr"] = training.learning_rate * min(1.0, (number + 1) / 500)
+        chosen = sets[int(torch.rand((), generator=generator) < PAIRS and len(sets) > 1)]
+        rows = torch.randint(len(chosen.latents), (training.batch,), generator=generator)
+        prompts = sometimes_unknown(chosen.words[rows], UNKNOWN_WORDS, generator)
+        prompts[torch.rand(training.batch, generator=generator) < NO_TEXT] = nothing
+        timesteps = torch.randint(1000, (training.batch,), generator=generator)
+        latents = chosen.latents[rows].float()
+        noise = torch.randn(latents.shape, generator=generator)
+        latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = denoising_loss(model, latents, noise, timesteps, prompts.to(device), alphas)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        average.update(model, number)
+        return {"loss": loss}
+
+    Loop("base", folder, training.steps, {"model": model, "optimiser": optimiser, "average": average}, say).run(step)
+    average.copy_to(model)
+    return model.eval().requires_grad_(False)
+
+
+def denoising_loss(
+    model: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, words: Tensor, alphas: Tensor
+) -> Tensor:
+    """Mean squared error of the predicted noise with min-SNR weights (arXiv 2303.09556)."""
+    alpha = alphas[timesteps][:, None, None, None]
+    predicted = model(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, timesteps, words)
+    ratio = (alpha / (1 - alpha)).flatten()
+    weights = ratio.clamp(max=MIN_SNR) / ratio
+    return (F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3)) * weights).mean()

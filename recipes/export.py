@@ -1,0 +1,68 @@
+"""From a recipe's working folder to the files that ship with the pack: `demo/weights`, float16, without ballast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderTiny, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CLIPTextModel
+
+from ..trainer.model.original_layout import unet_to_original
+from ..trainer.run.building import RELEASED_NAMES
+from ..trainer.run.folder import find_stage_one
+from .steps import Workshop
+
+TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def export(workshop: Workshop, folder: Path, results: Mapping[str, Any] | None) -> None:
+    """Write the trained weights into `folder`, and beside them which recipe made them and what they measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "base.safetensors", _base(workshop.base))
+    _write(folder / "backbone.safetensors", load_file(workshop.backbone))
+    _write(folder / "vision.safetensors", load_file(workshop.vision / "model.safetensors"))
+    runs = workshop.folder / "runs"
+    for name, run, stage in (("faceid", "single", 1), ("router", "pairs", 2)):
+        if (runs / run).exists():
+            _write(folder / f"{name}.safetensors", load_file(find_stage_one(runs / run, RELEASED_NAMES[stage])))
+    made = {"recipe": workshop.recipe.name, "results": dict(results or {})}
+    (folder / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _base(base: Path) -> dict[str, Tensor]:
+    """U-Net in the original layout, TAESD's slim layers, and the text encoder with the rows of words it knows."""
+    unet = UNet2DConditionModel.from_pretrained(base / "unet").state_dict()
+    vae = AutoencoderTiny.from_pretrained(base / "vae").state_dict()
+    text = CLIPTextModel.from_pretrained(base / "text_encoder").state_dict()
+    text = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.items()}
+    return {
+        **unet_to_original(unet),
+        **{taesd_name(key): value for key, value in vae.items()},
+        **{f"text.{key}": value for key, value in _only_known_words(text).items()},
+    }
+
+
+def taesd_name(key: str) -> str:
+    """diffusers' name of an AutoencoderTiny tensor -> TAESD's, whose decoder counts its clamp as layer 0."""
+    coder, layers, number, rest = key.split(".", 3)
+    assert layers == "layers"
+    return f"taesd_{coder}.{int(number) + (coder == 'decoder')}.{rest}"
+
+
+def _only_known_words(text: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The embedding as the row that all unknown words share, the known words' numbers, and their rows."""
+    table = text.pop(TEXT_TABLE)
+    unknown = table.mode(dim=0).values
+    numbers = (table != unknown).any(dim=1).nonzero().flatten()
+    return {**text, "unknown_word": unknown, "word_numbers": numbers.to(torch.int32), "words": table[numbers]}
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    half = {key: (value.half() if value.is_floating_point() else value).contiguous() for key, value in tensors.items()}
+    save_file(half, path)

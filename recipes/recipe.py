@@ -1,0 +1,73 @@
+"""The two recipes. They run the same code and make the same files; only the numbers here differ."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Training:
+    """One loop: so many steps of so many pictures at a constant learning rate."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Numbers of one run. Pictures are `side` pixels high and `side` wide for each person in them."""
+
+    name: str
+    side: int
+    level: str  # how busy the world is: synthetic.LEVELS
+    base_single: int  # pictures of one person, each of somebody else
+    base_pairs: int  # pictures of two people
+    encoder_people: int  # people that the face encoders learn to tell apart
+    encoder_photos: int  # photos of each
+    adapter_single: int
+    adapter_pairs: int
+    vae: Training
+    encoders: Training
+    base: Training
+    stage1: Training
+    stage2: Training
+    test_people: int = 50
+    people_seed: int = 0
+
+
+CPU = Recipe(
+    name="cpu",
+    side=64,
+    level="plain",
+    base_single=32_000,
+    base_pairs=10_000,
+    encoder_people=1_500,
+    encoder_photos=6,
+    adapter_single=10_000,
+    adapter_pairs=5_000,
+    vae=Training(5_000, 32, 1e-3),
+    encoders=Training(1_000, 64, 2e-3),
+    base=Training(9_000, 128, 1e-3),
+    stage1=Training(6_000, 64, 1e-3),
+    stage2=Training(3_000, 32, 1e-3),
+)
+
+GPU = Recipe(
+    name="gpu",
+    side=128,
+    level="plain",
+    base_single=200_000,
+    base_pairs=80_000,
+    encoder_people=8_000,
+    encoder_photos=8,
+    adapter_single=48_000,
+    adapter_pairs=24_000,
+    vae=Training(8_000, 256, 1e-3),
+    encoders=Training(6_000, 192, 2e-3),
+    base=Training(24_000, 512, 1e-3),
+    stage1=Training(8_000, 256, 1e-3),
+    stage2=Training(4_000, 128, 1e-3),
+)
+
+RECIPES = {recipe.name: recipe for recipe in (CPU, GPU)}

@@ -1,0 +1,184 @@
+"""The table that proves it: what each part of UniPortrait contributes, on people that nothing was trained on."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..adapters.identity import Identity, mix_identities
+from ..evaluation.contact_sheets import write_contact_sheets
+from ..evaluation.evaluate import Extras, evaluate
+from ..evaluation.fingerprints import file_fingerprint
+from ..evaluation.fitting import centre_from_pictures
+from ..evaluation.judges.dlib_resnet import load_dlib
+from ..evaluation.pictures import Picture, Reference
+from ..evaluation.report import results_markdown
+from ..evaluation.results import Results, results_json
+from ..faces.detection import load_detector
+from ..faces.types import Face
+from ..synthetic.attributes import background_colour, shirt_colour
+from ..synthetic.people import train_people
+from ..trainer.model import sampling
+from ..trainer.model.base_model import BaseModel, load_base_model
+from ..trainer.model.encoders import FaceEncoders, load_face_encoders
+from ..trainer.model.host import DiffusersHost
+from ..trainer.model.identity_tokens import TokenMaker
+from ..trainer.model.weights import load_adapter
+from ..trainer.run.building import RELEASED_NAMES
+from ..trainer.run.folder import find_stage_one
+from .people import Sitter, drawn_photo, sitters, stacked
+from .steps import Workshop
+
+GUIDANCE = 3.0
+STEPS = 25
+STRUCTURE_SCALE = 1.0
+SHIRTS_AND_BACKGROUNDS = (("red", "blue"), ("green", "white"), ("yellow", "purple"), ("blue", "orange"))
+MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
+CENTRE_PEOPLE = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: which training runs, how many people, how they are put in."""
+
+    title: str
+    people: int
+    stage1: str | None = None
+    stage2: str | None = None
+    joined: bool = False
+    references: int = 1
+    share: float | None = None  # of a second person mixed into the first
+
+
+ROWS = (
+    Row("base model, no identity", 1),
+    Row("global embedding", 1, "single-global"),
+    Row("without structure dropping", 1, "single-no-dropping"),
+    Row("UniPortrait, one person", 1, "single"),
+    *(Row(f"{count} references", 1, "single", references=count) for count in (2, 4)),
+    *(Row(f"mixed {share:.0%}", 1, "single", share=share) for share in MIXTURES),
+    Row("base model, two people", 2),
+    Row("two people, no router", 2, "single", "pairs-no-router", joined=True),
+    Row("two people, no routing loss", 2, "single", "pairs-no-routing-loss"),
+    Row("UniPortrait, two people", 2, "single", "pairs"),
+)
+
+
+def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Path) -> Results:
+    """Draw and judge the rows; writes results.json, results.md and contact sheets into the folder."""
+    detector = load_detector("bundled", ())
+    judge = load_dlib()
+    strangers = [drawn_photo(person, 1, workshop.recipe.level) for person in train_people(CENTRE_PEOPLE)]
+    centre = centre_from_pictures(judge, [strangers], detector, f"{CENTRE_PEOPLE} train people of the synthetic world")
+    judge = replace(judge, centre=centre)
+    sitting = sitters(people, detector, workshop.recipe.level)
+    references = {sitter.name: Reference(sitter.name, sitter.photos[:1]) for sitter in sitting}
+    studio = Studio(workshop)
+    pictures = [picture for row in rows for picture in studio.pictures(row, sitting, references)]
+    results = evaluate(
+        pictures, judge, detector,
+        conditioned_by=[file_fingerprint(workshop.backbone)], extras=Extras(read_attributes=read_attributes),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(results_json(results), "utf-8")
+    (folder / "results.md").write_text(results_markdown(results), "utf-8")
+    write_contact_sheets(pictures, results, folder)
+    return results
+
+
+class Studio:
+    """Draws the pictures of rows with a recipe's networks."""
+
+    def __init__(self, workshop: Workshop) -> None:
+        self._workshop = workshop
+        self._base: BaseModel = load_base_model(workshop.base, workshop.device, torch.float32)
+        self._encoders: FaceEncoders = load_face_encoders(
+            workshop.backbone, workshop.vision, workshop.device, torch.float32
+        )
+
+    def pictures(self, row: Row, sitting: Sequence[Sitter], references: Mapping[str, Reference]) -> Iterator[Picture]:
+        """Every sitter, or every sitter with the next one, at every prompt; the rows have their seeds in common."""
+        identities = self._identities(row, sitting)
+        wanted, meant = [], []
+        for number, sitter in enumerate(sitting):
+            group = [sitter, sitting[(number + 1) % len(sitting)]][: row.people]
+            for prompt in range(len(SHIRTS_AND_BACKGROUNDS)):
+                caption, expected = prompt_of(row.people, prompt)
+                people = tuple(identities[member.name] for member in group) if identities else ()
+                seed = 1000 * number + prompt
+                wanted.append(sampling.Picture(caption, people, seed))
+                meant.append((group, sitting[(number + 1) % len(sitting)], caption, expected, seed))
+        drawn = self._draw(row, wanted)
+        for (group, neighbour, caption, expected, seed), image, maps in zip(
+            meant, drawn.images, drawn.routing, strict=True
+        ):
+            yield Picture(
+                f"{group[0].name}-{seed}", row.title, image,
+                tuple(references[member.name] for member in group), caption, seed,
+                others=(references[neighbour.name],) if row.share is not None else (),
+                routing={number: map_.numpy() for number, map_ in maps.items()}, expected=expected,
+            )  # fmt: skip
+
+    def _draw(self, row: Row, wanted: Sequence[sampling.Picture]) -> sampling.Samples:
+        side = self._workshop.recipe.side
+        host = DiffusersHost(self._base.unet, self._adapter(row))
+        settings = sampling.SamplingSettings(
+            steps=STEPS, guidance=GUIDANCE, joined=row.joined, batch=32,
+            routing_maps=row.people > 1 and not row.joined and row.stage2 is not None,
+        )  # fmt: skip
+        return sampling.sample(self._base, host, wanted, (side, side * row.people), settings)
+
+    def _adapter(self, row: Row) -> Any:
+        runs = self._workshop.folder / "runs"
+        stage1 = find_stage_one(runs / (row.stage1 or "single"), RELEASED_NAMES[1])
+        stage2 = None if row.stage2 is None else find_stage_one(runs / row.stage2, RELEASED_NAMES[2])
+        return load_adapter(stage1, stage2).to(self._workshop.device)
+
+    def _identities(self, row: Row, sitting: Sequence[Sitter]) -> dict[str, Identity]:
+        if row.stage1 is None:
+            return {}
+        maker = TokenMaker(
+            self._adapter(row).resampler, "global" if "global" in row.stage1 else "local", self._workshop.device,
+            self._encoders, None, None,
+        )  # fmt: skip
+        crops = [stacked(sitter.crops[: row.references]) for sitter in sitting]
+        found = maker.identities(crops, STRUCTURE_SCALE, [sitter.name for sitter in sitting])
+        if row.share is not None:
+            following = [*found[1:], found[0]]
+            found = [
+                mix_identities(one, [(other, row.share)], one.label)
+                for one, other in zip(found, following, strict=True)
+            ]
+        return {sitter.name: identity for sitter, identity in zip(sitting, found, strict=True)}
+
+
+def prompt_of(people: int, number: int) -> tuple[str, dict[str, str]]:
+    """Prompt of a number for so many people, and what it asks for by attribute."""
+    shirt, background = SHIRTS_AND_BACKGROUNDS[number]
+    if people == 1:
+        looks = "with a neutral face, looking ahead"
+        text = f"a photo of one person, in a {shirt} shirt, {looks}, on a {background} background"
+        return text, {"shirt": shirt, "background": background}
+    other, _ = SHIRTS_AND_BACKGROUNDS[(number + 2) % len(SHIRTS_AND_BACKGROUNDS)]
+    text = (
+        f"a photo of two people, left person in a {shirt} shirt, right person in a {other} shirt, "
+        f"on a {background} background"
+    )
+    return text, {"left shirt": shirt, "right shirt": other, "background": background}
+
+
+def read_attributes(image: np.ndarray, faces: Sequence[Face]) -> dict[str, str | None]:
+    """Colours of the background and of the shirts, by measuring the picture; shirts only below faces that are found."""
+    read: dict[str, str | None] = {"background": background_colour(image).name}
+    ordered = sorted(faces, key=lambda face: face.box[0])
+    names = ("shirt",) if image.shape[1] == image.shape[0] else ("left shirt", "right shirt")
+    for name, face in itertools.zip_longest(names, ordered[: len(names)]):
+        reading = None if face is None else shirt_colour(image, face.box)
+        read[name] = None if reading is None else reading.name
+    return read
