@@ -1,4 +1,4 @@
-"""Writes tiny models with random weights in the layout of a ComfyUI models folder; `models_pack` makes them loadable.
+"""Writes tiny models, random or trained, in the layout of a ComfyUI models folder; `models_pack` makes them loadable.
 
 Real ComfyUI servers run whole graphs on them in a second or two on a CPU. Key names and depths are those of the
 released models, only widths are small. The files of UniPortrait carry the released names.
@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import tiny_layouts, tiny_uniportrait, tiny_weights
+from . import tiny_layouts, tiny_uniportrait, tiny_weights, trained
 from .tiny_layouts import under
 from .tiny_sizes import TinySizes
 from .tiny_weights import random_weights
@@ -28,7 +28,7 @@ from .tiny_weights import random_weights
 logger = logging.getLogger("likeness.demo")
 
 MANIFEST = "likeness-tiny-models.json"
-LATENT_SCALE = 0.18215  # SD 1.5's: ComfyUI divides latents by it before decoding
+RANDOM, TRAINED = "random", "trained"
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,15 @@ class TinyModels:
         return {name: self.folder / sub / name for name, sub in folders.items()}
 
 
-def write_tiny_models(folder: Path | str, seed: int = 0, sizes: TinySizes | None = None) -> TinyModels:
+def write_tiny_models(
+    folder: Path | str, seed: int = 0, sizes: TinySizes | None = None, weights: str = RANDOM
+) -> TinyModels:
     """Write the tiny models below `folder` (a ComfyUI models folder) and return their names.
 
-    Equal seeds and sizes give equal bytes. Files that are there and whole are left alone; each file appears at once or
+    weights: "random" ones prove that parts work together. With "trained" the base model, the encoders and UniPortrait
+    are those that ship with the pack, trained in the synthetic world (`trained`); ControlNet and IP-Adapter are random.
+
+    Equal arguments give equal bytes. Files that are there and whole are left alone; each file appears at once or
     not at all. Two processes may write the same models at the same time.
 
     Raises ValueError when the folder holds a file of one of these names that is not on this function's own list there:
@@ -67,7 +72,7 @@ def write_tiny_models(folder: Path | str, seed: int = 0, sizes: TinySizes | None
     sizes = sizes or TinySizes()
     models = TinyModels(Path(folder))
     manifest = _read_manifest(models.folder)
-    recipe = {"seed": seed, "sizes": repr(sizes), "code": _code_digest()}
+    recipe = {"seed": seed, "sizes": repr(sizes), "weights": weights, "code": _code_digest(weights)}
     if manifest.get("recipe") == recipe and _is_whole(models, manifest["sha256"]):
         return models
     foreign = [path for name, path in models.paths.items() if path.exists() and name not in manifest.get("sha256", {})]
@@ -76,7 +81,7 @@ def write_tiny_models(folder: Path | str, seed: int = 0, sizes: TinySizes | None
             f"{foreign[0]} is not one of the tiny models and would be overwritten: "
             "give a models folder of its own, or move this file away"
         )
-    contents = tiny_files(models, sizes, seed)
+    contents = tiny_files(models, sizes, seed, weights)
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
     # The manifest comes first: after a crash it lists what is missing, and nothing of ours is taken for foreign.
     _write_atomically(models.folder / MANIFEST, json.dumps({"recipe": recipe, "sha256": digests}, indent=1).encode())
@@ -86,16 +91,18 @@ def write_tiny_models(folder: Path | str, seed: int = 0, sizes: TinySizes | None
     return models
 
 
-def tiny_files(models: TinyModels, sizes: TinySizes, seed: int) -> dict[str, bytes]:
+def tiny_files(models: TinyModels, sizes: TinySizes, seed: int, weights: str = RANDOM) -> dict[str, bytes]:
     """Return the content of every file: file name -> bytes."""
-    faceid = _faceid(sizes, seed)
-    router = {"faceid_adapter": _half(_router_adapter(sizes, seed))}
-    vision = random_weights("vision", tiny_layouts.vision_shapes(sizes), tiny_weights.CLIP_RULES, seed)
-    backbone = random_weights("backbone", tiny_uniportrait.backbone_shapes(sizes), tiny_weights.BACKBONE_RULES, seed)
-    tiny_weights.take_out_means(backbone, r"(shortcut_layer\.0|res_layer\.4)\.weight")
+    if weights == TRAINED:
+        checkpoint, vision, backbone = trained.checkpoint(sizes), trained.part("vision"), trained.part("backbone")
+        backbone = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in backbone.items()}
+        faceid, router = _parts(trained.part("faceid")), _parts(trained.part("router"))
+    else:
+        checkpoint, vision, backbone = _checkpoint(sizes, seed), _vision(sizes, seed), _backbone(sizes, seed)
+        faceid, router = _faceid(sizes, seed), {"faceid_adapter": _half(_router_adapter(sizes, seed))}
     heads = {"likeness.heads": str(sizes.resampler_heads)}
     return {
-        models.checkpoint: safetensors.torch.save(_half(_checkpoint(sizes, seed))),
+        models.checkpoint: safetensors.torch.save(_half(checkpoint)),
         models.controlnet: safetensors.torch.save(_half(_controlnet(sizes, seed))),
         models.clip_vision: safetensors.torch.save(_half(vision)),
         models.faceid: _pickled(faceid),
@@ -112,10 +119,21 @@ def _checkpoint(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
     tiny_weights.prefer_coarse(unet, sizes)
     tiny_weights.pass_noise_through(unet, sizes)
     taesd = random_weights("taesd", tiny_layouts.taesd_shapes(sizes), tiny_weights.TAESD_RULES, seed)
-    tiny_weights.pass_colours_through(taesd, LATENT_SCALE)
+    tiny_weights.pass_colours_through(taesd, trained.LATENT_SCALE)
     text = random_weights("text", tiny_layouts.text_shapes(sizes), tiny_weights.CLIP_RULES, seed)
     tensors = under("model.diffusion_model.", unet) | under("first_stage_model.", taesd)
     return tensors | under("cond_stage_model.transformer.", text)
+
+
+def _vision(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
+    return random_weights("vision", tiny_layouts.vision_shapes(sizes), tiny_weights.CLIP_RULES, seed)
+
+
+def _backbone(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
+    shapes = tiny_uniportrait.backbone_shapes(sizes)
+    backbone = random_weights("backbone", shapes, tiny_weights.BACKBONE_RULES, seed)
+    tiny_weights.take_out_means(backbone, r"(shortcut_layer\.0|res_layer\.4)\.weight")
+    return backbone
 
 
 def _controlnet(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
@@ -157,15 +175,27 @@ def _flat(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {f"{part}.{key}": tensor for part, tensors in parts.items() for key, tensor in tensors.items()}
 
 
+def _parts(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The opposite of `_flat`: as pickled files hold it."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in flat.items():
+        part, rest = key.split(".", 1)
+        parts.setdefault(part, {})[rest] = tensor
+    return parts
+
+
 def _pickled(content: object) -> bytes:
     buffer = io.BytesIO()  # a path would write its name into the archive
     torch.save(content, buffer)
     return buffer.getvalue()
 
 
-def _code_digest() -> str:
+def _code_digest(weights: str) -> str:
     """Digest of what makes the weights, so that a change here makes new files."""
-    sources = [Path(inspect.getfile(module)).read_bytes() for module in (tiny_layouts, tiny_uniportrait, tiny_weights)]
+    modules = (tiny_layouts, tiny_uniportrait, tiny_weights, trained)
+    sources = [Path(inspect.getfile(module)).read_bytes() for module in modules]
+    if weights == TRAINED:
+        sources += [path.read_bytes() for path in sorted(trained.FOLDER.glob("*.safetensors"))]
     return hashlib.sha256(b"".join(sources)).hexdigest()
 
 

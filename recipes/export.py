@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderTiny, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -24,7 +24,7 @@ TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
 def export(workshop: Workshop, folder: Path, results: Mapping[str, Any] | None) -> None:
     """Write the trained weights into `folder`, and beside them which recipe made them and what they measured."""
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "base.safetensors", _base(workshop.base))
+    _write(folder / "base.safetensors", _base(workshop))
     _write(folder / "backbone.safetensors", load_file(workshop.backbone))
     _write(folder / "vision.safetensors", load_file(workshop.vision / "model.safetensors"))
     runs = workshop.folder / "runs"
@@ -35,24 +35,16 @@ def export(workshop: Workshop, folder: Path, results: Mapping[str, Any] | None) 
     (folder / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def _base(base: Path) -> dict[str, Tensor]:
+def _base(workshop: Workshop) -> dict[str, Tensor]:
     """U-Net in the original layout, TAESD's slim layers, and the text encoder with the rows of words it knows."""
-    unet = UNet2DConditionModel.from_pretrained(base / "unet").state_dict()
-    vae = AutoencoderTiny.from_pretrained(base / "vae").state_dict()
-    text = CLIPTextModel.from_pretrained(base / "text_encoder").state_dict()
+    unet = UNet2DConditionModel.from_pretrained(workshop.base / "unet").state_dict()
+    text = CLIPTextModel.from_pretrained(workshop.base / "text_encoder").state_dict()
     text = {key if key.startswith("text_model.") else f"text_model.{key}": value for key, value in text.items()}
     return {
         **unet_to_original(unet),
-        **{taesd_name(key): value for key, value in vae.items()},
+        **load_file(workshop.slim_vae),
         **{f"text.{key}": value for key, value in _only_known_words(text).items()},
     }
-
-
-def taesd_name(key: str) -> str:
-    """diffusers' name of an AutoencoderTiny tensor -> TAESD's, whose decoder counts its clamp as layer 0."""
-    coder, layers, number, rest = key.split(".", 3)
-    assert layers == "layers"
-    return f"taesd_{coder}.{int(number) + (coder == 'decoder')}.{rest}"
 
 
 def _only_known_words(text: dict[str, Tensor]) -> dict[str, Tensor]:

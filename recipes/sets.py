@@ -88,7 +88,7 @@ def _scene(part: _Part, people: tuple[int, ...], seed: int) -> Scene:
 
 
 def _drawn(scenes: list[Scene], batch: int = 25) -> list[_Picture]:
-    pictures = []
+    pictures: list[_Picture] = []
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
         drawn = render(some, supersampling=1)  # training shrinks them, which is supersampling enough

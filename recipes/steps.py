@@ -13,8 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderTiny
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..demo.tiny_sizes import TinySizes
@@ -26,6 +25,7 @@ from .base import LatentSet, noise_schedule, train_base
 from .encoders import train_encoders
 from .recipe import Recipe
 from .sets import write_set
+from .slim_taesd import SlimTAESD, autoencoder_tiny
 from .text import Words, with_whole_vocabulary
 from .vae import encode_all, train_vae
 from .world import Pictures, draw_pictures, draw_portraits
@@ -57,6 +57,11 @@ class Workshop:
         return self.folder / "base"
 
     @property
+    def slim_vae(self) -> Path:
+        """The autoencoder without its zeros."""
+        return self.folder / "slim-vae.safetensors"
+
+    @property
     def backbone(self) -> Path:
         return self.folder / "encoders" / "backbone.safetensors"
 
@@ -76,7 +81,8 @@ class Workshop:
         """Train the autoencoder on pictures of one person; it is convolutional and serves every width."""
         channels = self.sizes.latent_channels
         vae = train_vae(self.folder, self.recipe.vae, self.singles.pixels, channels, self.device, self.say)
-        vae.save_pretrained(self.base / "vae")
+        autoencoder_tiny(vae, self.sizes).save_pretrained(self.base / "vae")
+        save_file(vae.state_dict(), self.slim_vae)
 
     def make_base(self) -> None:
         """Train U-Net and text encoder on latents, and write the diffusers folder."""
@@ -114,7 +120,9 @@ class Workshop:
         path = self.folder / name
         if not path.exists():
             self.say(f"encoding {len(pictures.captions)} pictures")
-            vae = AutoencoderTiny.from_pretrained(self.base / "vae").to(self.device, memory_format=torch.channels_last)
+            vae = SlimTAESD(self.sizes.latent_channels)
+            vae.load_state_dict(load_file(self.slim_vae))
+            vae = vae.to(self.device, memory_format=torch.channels_last)
             torch.save(encode_all(vae, pictures.pixels, self.device), path)
         latents: Tensor = torch.load(path, weights_only=True)
         return latents

@@ -1,4 +1,4 @@
-"""The slim autoencoder: TAESD's layers at half its width, so that it fits into TAESD with zeros in the other half."""
+"""Training the autoencoder on the world's pictures."""
 
 from __future__ import annotations
 
@@ -7,66 +7,16 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderTiny
-from torch import Tensor, nn
+from torch import Tensor
 
 from .loop import Average, Loop
 from .recipe import Training
+from .slim_taesd import SlimTAESD, pass_colours_through
 
-WIDTH = 32
-COLOUR_GAIN = 4.0  # colours spread over about unit variance
-LATENT_NOISE = 0.1  # the decoder learns to overlook what a sampler leaves
+LATENT_NOISE = 0.05  # the decoder learns to overlook what a sampler leaves
 UNIT_WEIGHT = 0.05
 EDGE_WEIGHT = 1.0
 CROP = 32  # trained on parts of pictures: the network is convolutional, and steps count more than borders
-
-
-def new_vae(latent_channels: int) -> AutoencoderTiny:
-    """Latents have an eighth of the picture's side, about zero mean and unit variance."""
-    return AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 4,
-        decoder_block_out_channels=(WIDTH,) * 4,
-        latent_channels=latent_channels,
-        scaling_factor=1.0,
-    )
-
-
-@torch.no_grad()
-def pass_colours_through(vae: AutoencoderTiny) -> None:
-    """Start from weights that give back the picture, blurred 8 to 1: learning begins with what is finer than that.
-
-    Three latent channels carry the colours, as pairs x and -x through the ReLUs: relu(a) - relu(-a) = a. The encoder
-    averages 2 x 2 pixels where it halves the size, the decoder smooths where it doubles it.
-    """
-    pairs = torch.eye(3).repeat_interleave(2, 0)
-    pairs[1::2] *= -1  # (6, 3): r, -r, g, -g, b, -b
-    average, identity = torch.zeros(3, 3), torch.zeros(3, 3)
-    average[1:, 1:], identity[1, 1] = 0.25, 1.0
-    smooth = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
-    encoder, decoder = vae.encoder.layers, vae.decoder.layers
-    for block in (*encoder, *decoder):
-        if hasattr(block, "conv"):
-            block.conv[-1].weight *= 0.5
-            block.conv[-1].weight[:6] = 0  # what a block adds to the colours
-            block.conv[-1].bias[:6] = 0
-    for layers, kernel in ((encoder, average), (decoder, smooth)):
-        for layer in layers:
-            if isinstance(layer, nn.Conv2d) and layer.bias is None:  # halves or doubles the size
-                _set_rows(layer, torch.eye(6), kernel)
-    _set_rows(encoder[0], pairs, identity)
-    encoder[0].bias[:6] = torch.tensor([-0.5, 0.5]).repeat(3)  # colours around mid-grey
-    _set_rows(encoder[-1], COLOUR_GAIN * pairs.T, identity)
-    _set_rows(decoder[0], pairs, identity)
-    decoder[0].bias[:6] = 0
-    _set_rows(decoder[-1], pairs.T / COLOUR_GAIN, identity)
-    decoder[-1].bias.fill_(0.5)
-
-
-def _set_rows(layer: nn.Conv2d, rows: Tensor, kernel: Tensor) -> None:
-    """Let the first outputs see the first inputs only, through the matrix `rows`, with one kernel."""
-    outputs, inputs = rows.shape
-    layer.weight[:outputs] = 0
-    layer.weight[:outputs, :inputs] = rows[:, :, None, None] * kernel
 
 
 def train_vae(
@@ -76,10 +26,10 @@ def train_vae(
     latent_channels: int,
     device: torch.device,
     say: Callable[[str], None],
-) -> AutoencoderTiny:
+) -> SlimTAESD:
     """Train on uint8 pictures (n, H, W, 3) and return the averaged network."""
     torch.manual_seed(0)
-    vae = new_vae(latent_channels)
+    vae = SlimTAESD(latent_channels)
     pass_colours_through(vae)
     vae = vae.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(vae.parameters(), training.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
@@ -92,9 +42,9 @@ def train_vae(
         rows = torch.randint(len(pictures), (training.batch,), generator=generator)
         pixels = _parts(pictures[rows], generator).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        latents = vae.encode(pixels).latents
+        latents = vae.encode(pixels)
         noise = torch.randn(latents.shape, generator=generator).to(device)
-        drawn = vae.decode(latents + LATENT_NOISE * noise).sample
+        drawn = vae.decode(latents + LATENT_NOISE * noise)
         losses = {"pixel": F.l1_loss(drawn, pixels), "edge": _edges(drawn, pixels), "unit": _unit(latents)}
         loss = losses["pixel"] + EDGE_WEIGHT * losses["edge"] + UNIT_WEIGHT * losses["unit"]
         optimiser.zero_grad(set_to_none=True)
@@ -110,12 +60,12 @@ def train_vae(
 
 
 @torch.no_grad()
-def encode_all(vae: AutoencoderTiny, pictures: Tensor, device: torch.device, batch: int = 64) -> Tensor:
+def encode_all(vae: SlimTAESD, pictures: Tensor, device: torch.device, batch: int = 64) -> Tensor:
     """Latents (n, c, H/8, W/8) float16 of uint8 pictures (n, H, W, 3)."""
     chunks = []
     for rows in pictures.split(batch):
         pixels = rows.to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        chunks.append(vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latents.half().cpu())
+        chunks.append(vae.encode(pixels.contiguous(memory_format=torch.channels_last)).half().cpu())
     return torch.cat(chunks)
 
 

@@ -131,6 +131,6 @@ def test_a_picture_comes_back_from_the_latent_blurred(checkpoint):
     with torch.inference_mode():
         latent = vae.encode(picture)
         decoded = vae.decode(latent)
-    assert latent.shape == (1, 4, 16, 16)
+    assert latent.shape == (1, 8, 16, 16)
     assert 0.3 < float((latent * 0.18215).std()) < 2
     assert float((decoded - picture)[:, 16:-16, 16:-16].abs().mean()) < 0.06
