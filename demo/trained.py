@@ -22,15 +22,15 @@ LATENT_SCALE = 0.18215  # SD 1.5's: ComfyUI divides latents by it before decodin
 TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def made() -> dict[str, Any]:
+def made(folder: Path = FOLDER) -> dict[str, Any]:
     """Which recipe made the weights, and what they measured."""
-    content: dict[str, Any] = json.loads((FOLDER / "made.json").read_text("utf-8"))
+    content: dict[str, Any] = json.loads((folder / "made.json").read_text("utf-8"))
     return content
 
 
-def checkpoint(sizes: TinySizes) -> dict[str, Tensor]:
+def checkpoint(sizes: TinySizes, folder: Path = FOLDER) -> dict[str, Tensor]:
     """The base model as one SD 1.5 checkpoint, float16."""
-    tensors = load_file(FOLDER / "base.safetensors")
+    tensors = load_file(folder / "base.safetensors")
     unet = {key: value for key, value in tensors.items() if key.startswith("model.diffusion_model.")}
     taesd = {key: value for key, value in tensors.items() if key.startswith("taesd_")}
     text = {key.removeprefix("text."): value for key, value in tensors.items() if key.startswith("text.")}
@@ -40,9 +40,9 @@ def checkpoint(sizes: TinySizes) -> dict[str, Tensor]:
     )
 
 
-def part(name: str) -> dict[str, Tensor]:
+def part(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """One of the other files: "backbone", "vision", "faceid" or "router", float16."""
-    return load_file(FOLDER / f"{name}.safetensors")
+    return load_file(folder / f"{name}.safetensors")
 
 
 def widened(slim: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:

@@ -11,10 +11,13 @@ from pathlib import Path
 import torch
 
 from ..demo.tiny_sizes import TinySizes
+from .adapters import VARIANTS, train_variant
+from .export import export
 from .recipe import RECIPES
 from .steps import Workshop
+from .table import ROWS, make_table
 
-STEPS = ("pictures", "vae", "base", "encoders")
+STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "table", "export")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -23,6 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("recipe", choices=RECIPES, help="gpu: one data-centre card, 25 minutes. cpu: two cores, hours.")
     parser.add_argument("--folder", type=Path, help="where everything is kept: output/recipe-NAME")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, help="these steps only")
+    parser.add_argument("--weights", type=Path, help="where the finished weights go: weights in the folder")
     parser.add_argument("--device", help="cuda, cpu, mps: the best there is")
     options = parser.parse_args(arguments)
     folder = options.folder or Path("output", f"recipe-{options.recipe}")
@@ -37,8 +41,21 @@ def main(arguments: Sequence[str]) -> int:
     workshop = Workshop(RECIPES[options.recipe], folder, device, say, TinySizes())
     for name in STEPS:
         if name in options.only:
-            getattr(workshop, f"make_{name}")()
+            _make(workshop, name, options.weights)
     return 0
+
+
+def _make(workshop: Workshop, step: str, weights: Path | None) -> None:
+    table = workshop.folder / "table"
+    if step == "adapters":
+        for variant in VARIANTS:
+            train_variant(workshop, variant)
+    elif step == "table":
+        make_table(workshop, ROWS, workshop.recipe.test_people, table)
+    elif step == "export":
+        export(workshop, weights or workshop.folder / "weights", table / "results.json")
+    else:
+        getattr(workshop, f"make_{step}")()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from .steps import Workshop
 TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def export(workshop: Workshop, folder: Path, results: Mapping[str, Any] | None) -> None:
+def export(workshop: Workshop, folder: Path, results: Path) -> None:
     """Write the trained weights into `folder`, and beside them which recipe made them and what they measured."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "base.safetensors", _base(workshop))
@@ -31,8 +31,16 @@ def export(workshop: Workshop, folder: Path, results: Mapping[str, Any] | None) 
     for name, run, stage in (("faceid", "single", 1), ("router", "pairs", 2)):
         if (runs / run).exists():
             _write(folder / f"{name}.safetensors", load_file(find_stage_one(runs / run, RELEASED_NAMES[stage])))
-    made = {"recipe": workshop.recipe.name, "results": dict(results or {})}
+    made = {"recipe": workshop.recipe.name, "side": workshop.recipe.side, "rows": _rows(results)}
     (folder / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def _rows(results: Path) -> dict[str, dict[str, Any]]:
+    """Row -> metric -> mean and interval, where there are results."""
+    if not results.exists():
+        return {}
+    rows = json.loads(results.read_text("utf-8"))["rows"]
+    return {name: row["scores"] for name, row in rows.items()}
 
 
 def _base(workshop: Workshop) -> dict[str, Tensor]:

@@ -33,7 +33,6 @@ class Recipe:
     stage1: Training
     stage2: Training
     test_people: int = 50
-    people_seed: int = 0
 
 
 CPU = Recipe(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..demo.tiny_sizes import TinySizes
 from ..trainer.data.caching import CacheSettings, make_cache
@@ -82,7 +82,7 @@ class Workshop:
         channels = self.sizes.latent_channels
         vae = train_vae(self.folder, self.recipe.vae, self.singles.pixels, channels, self.device, self.say)
         autoencoder_tiny(vae, self.sizes).save_pretrained(self.base / "vae")
-        save_file(vae.state_dict(), self.slim_vae)
+        save_file(_contiguous(vae), self.slim_vae)
 
     def make_base(self) -> None:
         """Train U-Net and text encoder on latents, and write the diffusers folder."""
@@ -101,7 +101,7 @@ class Workshop:
         portraits = draw_portraits(self.recipe, self.folder / "portraits", self.say)
         encoders = train_encoders(self.folder, self.recipe.encoders, portraits, self.sizes, self.device, self.say)
         self.vision.mkdir(parents=True, exist_ok=True)
-        save_file({key: value.contiguous() for key, value in encoders.backbone.state_dict().items()}, self.backbone)
+        save_file(_contiguous(encoders.backbone), self.backbone)
         encoders.vision.save_pretrained(self.vision)
 
     def make_sets(self) -> None:
@@ -126,3 +126,8 @@ class Workshop:
             torch.save(encode_all(vae, pictures.pixels, self.device), path)
         latents: Tensor = torch.load(path, weights_only=True)
         return latents
+
+
+def _contiguous(network: nn.Module) -> dict[str, Tensor]:
+    """The network's tensors as safetensors wants them, whatever the memory format it was trained in."""
+    return {key: value.contiguous() for key, value in network.state_dict().items()}

@@ -16,11 +16,13 @@ from ..evaluation.contact_sheets import write_contact_sheets
 from ..evaluation.evaluate import Extras, evaluate
 from ..evaluation.fingerprints import file_fingerprint
 from ..evaluation.fitting import centre_from_pictures
+from ..evaluation.judges.centre import Centre
 from ..evaluation.judges.dlib_resnet import load_dlib
+from ..evaluation.judges.judge import Judge
 from ..evaluation.pictures import Picture, Reference
 from ..evaluation.report import results_markdown
 from ..evaluation.results import Results, results_json
-from ..faces.detection import load_detector
+from ..faces.detection import Detector, load_detector
 from ..faces.types import Face
 from ..synthetic.attributes import background_colour, shirt_colour
 from ..synthetic.people import train_people
@@ -40,7 +42,7 @@ STEPS = 25
 STRUCTURE_SCALE = 1.0
 SHIRTS_AND_BACKGROUNDS = (("red", "blue"), ("green", "white"), ("yellow", "purple"), ("blue", "orange"))
 MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
-CENTRE_PEOPLE = 200
+CENTRE_PEOPLE = 200  # who tell the judge what faces of this world have in common
 
 
 @dataclass(frozen=True)
@@ -70,13 +72,13 @@ ROWS = (
 )
 
 
-def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Path) -> Results:
+def make_table(
+    workshop: Workshop, rows: Sequence[Row], people: int, folder: Path, strangers: int = CENTRE_PEOPLE
+) -> Results:
     """Draw and judge the rows; writes results.json, results.md and contact sheets into the folder."""
     detector = load_detector("bundled", ())
     judge = load_dlib()
-    strangers = [drawn_photo(person, 1, workshop.recipe.level) for person in train_people(CENTRE_PEOPLE)]
-    centre = centre_from_pictures(judge, [strangers], detector, f"{CENTRE_PEOPLE} train people of the synthetic world")
-    judge = replace(judge, centre=centre)
+    judge = replace(judge, centre=_centre(judge, detector, workshop.recipe.level, strangers))
     sitting = sitters(people, detector, workshop.recipe.level)
     references = {sitter.name: Reference(sitter.name, sitter.photos[:1]) for sitter in sitting}
     studio = Studio(workshop)
@@ -90,6 +92,12 @@ def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Pat
     (folder / "results.md").write_text(results_markdown(results), "utf-8")
     write_contact_sheets(pictures, results, folder)
     return results
+
+
+def _centre(judge: Judge, detector: Detector, level: str, people: int) -> Centre:
+    """What faces of this world have in common; photographs have something else in common."""
+    photos = [drawn_photo(person, 1, level) for person in train_people(people)]
+    return centre_from_pictures(judge, [photos], detector, f"{people} train people of the synthetic world")
 
 
 class Studio:

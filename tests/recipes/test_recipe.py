@@ -1,0 +1,70 @@
+"""A whole recipe in miniature: from nothing to a table and to weights that the demo fills up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+import torch
+from likeness.adapters.uniportrait import load_uniportrait
+from likeness.demo import trained
+from likeness.demo.tiny_layouts import taesd_shapes, text_shapes, under, unet_shapes
+from likeness.demo.tiny_sizes import TinySizes
+from likeness.recipes.adapters import VARIANTS, train_variant
+from likeness.recipes.export import export
+from likeness.recipes.recipe import CPU, Training
+from likeness.recipes.steps import Workshop
+from likeness.recipes.table import ROWS, make_table
+
+MINIATURE = dataclasses.replace(
+    CPU,
+    name="miniature",
+    base_single=8,
+    base_pairs=4,
+    encoder_people=4,
+    encoder_photos=2,
+    adapter_single=4,
+    adapter_pairs=4,
+    vae=Training(2, 2, 1e-3),
+    encoders=Training(2, 4, 1e-3),
+    base=Training(2, 2, 1e-3),
+    stage1=Training(2, 2, 1e-3),
+    stage2=Training(2, 2, 1e-3),
+)
+FULL = [variant for variant in VARIANTS if variant.name in ("single", "pairs")]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory):
+    made = Workshop(MINIATURE, tmp_path_factory.mktemp("recipe"), torch.device("cpu"), lambda line: None, TinySizes())
+    for step in ("pictures", "vae", "base", "encoders", "sets"):
+        getattr(made, f"make_{step}")()
+    for variant in FULL:
+        train_variant(made, variant)
+    return made
+
+
+def test_the_weights_are_complete_files(workshop, tmp_path):
+    export(workshop, tmp_path, workshop.folder / "no results")
+    sizes = TinySizes()
+    expected = under("model.diffusion_model.", unet_shapes(sizes))
+    expected |= under("first_stage_model.", taesd_shapes(sizes))
+    expected |= under("cond_stage_model.transformer.", text_shapes(sizes))
+    checkpoint = trained.checkpoint(sizes, tmp_path)
+    assert {key: tuple(tensor.shape) for key, tensor in checkpoint.items()} == expected
+    adapter = load_uniportrait(tmp_path / "faceid.safetensors", tmp_path / "router.safetensors")
+    assert adapter.routers is not None
+    assert trained.made(tmp_path) == {"recipe": "miniature", "side": 64, "rows": {}}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 20e6
+
+
+def test_the_table_is_written(workshop, tmp_path):
+    pytest.importorskip("dlib")
+    rows = [row for row in ROWS if row.title in ("base model, no identity", "UniPortrait, two people")]
+    results = make_table(workshop, rows, 2, tmp_path, strangers=8)
+    assert list(results.rows) == [row.title for row in rows]
+    written = json.loads((tmp_path / "results.json").read_text("utf-8"))
+    assert written["rows"]["base model, no identity"]["scores"]["attributes"]["n"] == 8
+    assert (tmp_path / "results.md").exists()
+    assert list(tmp_path.glob("sheet-*.png"))
