@@ -11,13 +11,13 @@ from pathlib import Path
 import torch
 
 from ..demo.tiny_sizes import TinySizes
-from .adapters import VARIANTS, train_variant
+from .adapters import ABLATIONS, UNIPORTRAIT, train_variant
 from .export import export
 from .recipe import RECIPES
 from .steps import Workshop
 from .table import ROWS, make_table
 
-STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "table", "export")
+STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "export", "ablations", "table")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str]) -> int:
     folder = options.folder or Path("output", f"recipe-{options.recipe}")
     folder.mkdir(parents=True, exist_ok=True)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32 on GPUs that have it
     start = time.monotonic()
 
     def say(line: str) -> None:
@@ -47,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def _make(workshop: Workshop, step: str, weights: Path | None) -> None:
     table = workshop.folder / "table"
-    if step == "adapters":
-        for variant in VARIANTS:
+    if step in ("adapters", "ablations"):
+        for variant in UNIPORTRAIT if step == "adapters" else ABLATIONS:
             train_variant(workshop, variant)
     elif step == "table":
         make_table(workshop, ROWS, workshop.recipe.test_people, table)

@@ -26,9 +26,8 @@ class Variant:
 
 
 NO_DROPPING = {"dropping": {"structure_path": 0.0, "structure_tokens": 0.0}}
-VARIANTS = (
-    Variant("single", 1),
-    Variant("pairs", 2, start="single"),
+UNIPORTRAIT = (Variant("single", 1), Variant("pairs", 2, start="single"))
+ABLATIONS = (
     Variant("single-global", 1, {"intrinsic": "global"}),
     Variant("single-no-dropping", 1, NO_DROPPING),
     Variant("pairs-no-routing-loss", 2, {"routing": {"loss_weight": 0.0}}, start="single"),

@@ -37,9 +37,12 @@ class _Part:
     people: int
     side: int
     level: str
+    device: str
 
 
-def write_set(recipe: Recipe, folder: Path, people: int, count: int, say: Callable[[str], None]) -> None:
+def write_set(
+    recipe: Recipe, folder: Path, people: int, count: int, device: torch.device, say: Callable[[str], None]
+) -> None:
     """Write a set of pictures of so many train people; those of one person come with another photo's crop.
 
     The people are others than the base model's, so that the adapter does not meet pictures known by heart.
@@ -47,7 +50,7 @@ def write_set(recipe: Recipe, folder: Path, people: int, count: int, say: Callab
     shutil.rmtree(folder, ignore_errors=True)  # a set that was broken off
     first = recipe.base_single if people == 1 else recipe.base_pairs
     parts = [
-        _Part(start, min(CHUNK, first + count - start), people, recipe.side * LARGER, recipe.level)
+        _Part(start, min(CHUNK, first + count - start), people, recipe.side * LARGER, recipe.level, str(device))
         for start in range(first, first + count, CHUNK)
     ]
     prepared = {"recipe": recipe.name, "people": people, "count": count}
@@ -66,8 +69,9 @@ def _samples(part: _Part) -> list[StoredSample]:
     seeds = train_people(part.count * part.people, part.first * part.people)
     groups = [seeds[row * part.people : (row + 1) * part.people] for row in range(part.count)]
     random = np.random.default_rng(part.first)
-    pictures = _drawn([_scene(part, group, group[0]) for group in groups])
-    others = _drawn([_scene(part, group, group[0] + OTHER_PHOTO) for group in groups]) if part.people == 1 else []
+    pictures = _drawn([_scene(part, group, group[0]) for group in groups], part.device)
+    again = [_scene(part, group, group[0] + OTHER_PHOTO) for group in groups] if part.people == 1 else []
+    others = _drawn(again, part.device)
     return [
         _sample(part.first + row, picture, [_crop(others[row], 0, random)] if others else [], random)
         for row, picture in enumerate(pictures)
@@ -87,13 +91,14 @@ def _scene(part: _Part, people: tuple[int, ...], seed: int) -> Scene:
     return draw_scene(people, seed, (part.side, part.side * part.people), part.level)
 
 
-def _drawn(scenes: list[Scene], batch: int = 25) -> list[_Picture]:
+def _drawn(scenes: list[Scene], device: str, batch: int = 25) -> list[_Picture]:
     pictures: list[_Picture] = []
     for start in range(0, len(scenes), batch):
         some = scenes[start : start + batch]
-        drawn = render(some, supersampling=1)  # training shrinks them, which is supersampling enough
-        pixels = (drawn.images * 255).round().to(torch.uint8).numpy()
-        rows = zip(some, pixels, drawn.masks.numpy(), drawn.landmarks.numpy(), drawn.boxes.numpy(), strict=True)
+        drawn = render(some, device, supersampling=1)  # training shrinks them, which is supersampling enough
+        pixels = (drawn.images * 255).round().to(torch.uint8)
+        arrays = (array.cpu().numpy() for array in (pixels, drawn.masks, drawn.landmarks, drawn.boxes))
+        rows = zip(some, *arrays, strict=True)
         pictures.extend(_Picture(*row) for row in rows)
     return pictures
 

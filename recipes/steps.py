@@ -44,12 +44,12 @@ class Workshop:
     @cached_property
     def singles(self) -> Pictures:
         """The base model's pictures of one person."""
-        return draw_pictures(self.recipe, self.folder / "pictures", 1, self.recipe.base_single, self.say)
+        return self._drawn(1, self.recipe.base_single)
 
     @cached_property
     def pairs(self) -> Pictures:
         """The base model's pictures of two people, twice as wide."""
-        return draw_pictures(self.recipe, self.folder / "pictures", 2, self.recipe.base_pairs, self.say)
+        return self._drawn(2, self.recipe.base_pairs)
 
     @property
     def base(self) -> Path:
@@ -98,7 +98,7 @@ class Workshop:
 
     def make_encoders(self) -> None:
         """Train the recognition backbone and the vision tower."""
-        portraits = draw_portraits(self.recipe, self.folder / "portraits", self.say)
+        portraits = draw_portraits(self.recipe, self.folder / "portraits", self.device, self.say)
         encoders = train_encoders(self.folder, self.recipe.encoders, portraits, self.sizes, self.device, self.say)
         self.vision.mkdir(parents=True, exist_ok=True)
         save_file(_contiguous(encoders.backbone), self.backbone)
@@ -112,9 +112,12 @@ class Workshop:
         for people, count in ((1, recipe.adapter_single), (2, recipe.adapter_pairs)):
             drawn = self.folder / "sets" / f"{people}-people"
             if not (drawn / INDEX_FILE).exists():
-                write_set(recipe, drawn, people, count, self.say)
+                write_set(recipe, drawn, people, count, self.device, self.say)
             sizes = ((recipe.side * people, recipe.side),)
             make_cache(CacheSettings(drawn, self.cached_set(people), sizes, batch_size=64), latents, features)
+
+    def _drawn(self, people: int, count: int) -> Pictures:
+        return draw_pictures(self.recipe, self.folder / "pictures", people, count, self.device, self.say)
 
     def _latents(self, pictures: Pictures, name: str) -> Tensor:
         path = self.folder / name

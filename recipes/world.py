@@ -47,15 +47,18 @@ class _Chunk:
     people_per_picture: int
     side: int
     level: str
+    device: str
 
 
-def draw_pictures(recipe: Recipe, folder: Path, people: int, count: int, say: Callable[[str], None]) -> Pictures:
+def draw_pictures(
+    recipe: Recipe, folder: Path, people: int, count: int, device: torch.device, say: Callable[[str], None]
+) -> Pictures:
     """Pictures of so many people each, every one of other train people; what is on disk already is not drawn again."""
     folder.mkdir(parents=True, exist_ok=True)
     chunks = [
         _Chunk(
             folder / f"{people}-people-{start:07d}.npz", start * people, min(CHUNK, count - start), people,
-            recipe.side, recipe.level,
+            recipe.side, recipe.level, str(device),
         )
         for start in range(0, count, CHUNK)
     ]  # fmt: skip
@@ -68,14 +71,14 @@ def draw_pictures(recipe: Recipe, folder: Path, people: int, count: int, say: Ca
     return Pictures(torch.cat(pixels), tuple(captions))
 
 
-def draw_portraits(recipe: Recipe, folder: Path, say: Callable[[str], None]) -> Portraits:
+def draw_portraits(recipe: Recipe, folder: Path, device: torch.device, say: Callable[[str], None]) -> Portraits:
     """Aligned crops of train people, several of each, with what makes each of them who they are."""
     folder.mkdir(parents=True, exist_ok=True)
     size = max(1, CHUNK // recipe.encoder_photos)
     chunks = [
         _Chunk(
             folder / f"portraits-{start:07d}.npz", start, min(size, recipe.encoder_people - start),
-            recipe.encoder_photos, 2 * recipe.side, recipe.level,
+            recipe.encoder_photos, 2 * recipe.side, recipe.level, str(device),
         )
         for start in range(0, recipe.encoder_people, size)
     ]  # fmt: skip
@@ -99,7 +102,7 @@ def _write_chunk(chunk: _Chunk) -> int:
         draw_scene(seeds[row * per : (row + 1) * per], seeds[row * per], size, chunk.level)
         for row in range(chunk.count)
     ]
-    pixels = [_uint8(render(scenes[row : row + BATCH]).images) for row in range(0, len(scenes), BATCH)]
+    pixels = [_uint8(render(scenes[row : row + BATCH], chunk.device).images) for row in range(0, len(scenes), BATCH)]
     _save(chunk.path, pixels=np.concatenate(pixels), captions=json.dumps([caption(scene) for scene in scenes]))
     return chunk.count
 
@@ -115,8 +118,8 @@ def _write_portraits(chunk: _Chunk) -> int:
     ]
     crops = []
     for row in range(0, len(scenes), BATCH):
-        drawn = render(scenes[row : row + BATCH], supersampling=1)
-        for picture, points in zip(_uint8(drawn.images), drawn.landmarks[:, 0].numpy(), strict=True):
+        drawn = render(scenes[row : row + BATCH], chunk.device, supersampling=1)
+        for picture, points in zip(_uint8(drawn.images), drawn.landmarks[:, 0].cpu().numpy(), strict=True):
             error = LANDMARK_ERROR * np.linalg.norm(points[1] - points[0])
             crops.append(align(picture, points + random.normal(0, error, points.shape), CROP))
     _save(chunk.path, crops=np.stack(crops).reshape(len(seeds), photos, CROP, CROP, 3))
@@ -124,7 +127,7 @@ def _write_portraits(chunk: _Chunk) -> int:
 
 
 def _uint8(images: Tensor) -> np.ndarray:
-    return (images * 255).round().to(torch.uint8).numpy()
+    return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def _save(path: Path, **arrays: object) -> None:

@@ -11,7 +11,7 @@ from likeness.adapters.uniportrait import load_uniportrait
 from likeness.demo import trained
 from likeness.demo.tiny_layouts import taesd_shapes, text_shapes, under, unet_shapes
 from likeness.demo.tiny_sizes import TinySizes
-from likeness.recipes.adapters import VARIANTS, train_variant
+from likeness.recipes.adapters import UNIPORTRAIT, train_variant
 from likeness.recipes.export import export
 from likeness.recipes.recipe import CPU, Training
 from likeness.recipes.steps import Workshop
@@ -32,7 +32,6 @@ MINIATURE = dataclasses.replace(
     stage1=Training(2, 2, 1e-3),
     stage2=Training(2, 2, 1e-3),
 )
-FULL = [variant for variant in VARIANTS if variant.name in ("single", "pairs")]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +39,7 @@ def workshop(tmp_path_factory):
     made = Workshop(MINIATURE, tmp_path_factory.mktemp("recipe"), torch.device("cpu"), lambda line: None, TinySizes())
     for step in ("pictures", "vae", "base", "encoders", "sets"):
         getattr(made, f"make_{step}")()
-    for variant in FULL:
+    for variant in UNIPORTRAIT:
         train_variant(made, variant)
     return made
 
