@@ -66,11 +66,12 @@ def unet_of(file: Checkpoint, config: Mapping[str, Any] | None = None) -> Any:
         tensors = unet_from_original(file.tensors)
     except ValueError as error:
         raise CheckpointError(f"{file.name}: {error}") from error
+    config = UNET if config is None else config
     channels = tensors["conv_in.weight"].shape[1]
-    if channels != 4:
+    if channels != config.get("in_channels", 4):
         raise CheckpointError(f"{file.name} has {channels} input channels: an inpainting or edit model cannot be used.")
     with torch.device("meta"):
-        unet = UNet2DConditionModel(**(UNET if config is None else config))
+        unet = UNet2DConditionModel(**config)
     return _filled(unet, file, tensors)
 
 

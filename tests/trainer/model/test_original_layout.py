@@ -11,7 +11,13 @@ from likeness.trainer.model import single_file
 from likeness.trainer.model.original_layout import PREFIX, check_convolutions, unet_from_original, unet_to_original
 
 SIZES = TinySizes()
-TINY = {"block_out_channels": SIZES.widths, "cross_attention_dim": SIZES.context, "attention_head_dim": 8}
+TINY = {
+    "in_channels": SIZES.latent_channels,
+    "out_channels": SIZES.latent_channels,
+    "block_out_channels": SIZES.widths,
+    "cross_attention_dim": SIZES.context,
+    "attention_head_dim": 8,
+}
 
 
 @pytest.mark.parametrize(("config", "sizes"), [(TINY, SIZES), (single_file.UNET, RELEASED_SIZES)])

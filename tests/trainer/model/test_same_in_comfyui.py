@@ -75,7 +75,13 @@ class Theirs:
 def ours(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Ours:
     paths = tiny_models.paths
     file = read_tensors(paths[tiny_models.checkpoint])
-    sizes = {"block_out_channels": SIZES.widths, "cross_attention_dim": SIZES.context, "attention_head_dim": 8}
+    sizes = {
+        "in_channels": SIZES.latent_channels,
+        "out_channels": SIZES.latent_channels,
+        "block_out_channels": SIZES.widths,
+        "cross_attention_dim": SIZES.context,
+        "attention_head_dim": 8,
+    }
     text = {
         **single_file.TEXT,
         "hidden_size": SIZES.context,
@@ -207,7 +213,7 @@ def test_noise_predictions(count: int, ours: Ours, theirs: Theirs) -> None:
         if count:
             people = [theirs.models.encoder.encode(face[None].float() / 255, 0.3) for face in faces]
             model, _ = apply_uniportrait(model, theirs.models, people, UniPortraitSettings(id_scale=1.0))
-        latents = torch.randn(1, 4, 16, 8, generator=torch.Generator().manual_seed(1))
+        latents = torch.randn(1, SIZES.latent_channels, 16, 8, generator=torch.Generator().manual_seed(1))
         expected = predicted_by_comfyui(model, text, latents, timestep)
     with torch.no_grad():
         embedded = ours.text(PROMPTS)
