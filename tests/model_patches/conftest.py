@@ -12,14 +12,13 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def comfyui(comfyui_path):
-    """Import ComfyUI for the CPU, once; every test here runs inside it."""
+    """Import ComfyUI for the CPU, once."""
     from comfy.cli_args import args
 
     args.use_pytorch_cross_attention = True  # two to three times faster on a CPU than its default
     import comfy.model_management  # noqa: F401
 
-    with torch.inference_mode():
-        yield comfyui_path
+    return comfyui_path
 
 
 @pytest.fixture(autouse=True)

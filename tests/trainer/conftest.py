@@ -11,10 +11,6 @@ import pytest
 import torch
 
 
-def pytest_runtest_setup() -> None:
-    torch.set_grad_enabled(True)  # importing ComfyUI, as other tests do, turns gradients off in the whole process
-
-
 @dataclass(frozen=True)
 class TinyWorld:
     """Paths of frozen networks and data sets. `portraits` shows one person a picture, `groups` two or three."""
