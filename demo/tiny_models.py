@@ -119,7 +119,7 @@ def _checkpoint(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
     tiny_weights.prefer_coarse(unet, sizes)
     tiny_weights.pass_noise_through(unet, sizes)
     taesd = random_weights("taesd", tiny_layouts.taesd_shapes(sizes), tiny_weights.TAESD_RULES, seed)
-    tiny_weights.pass_colours_through(taesd, trained.LATENT_SCALE)
+    tiny_weights.show_colours_and_texture(taesd, trained.LATENT_SCALE)
     text = random_weights("text", tiny_layouts.text_shapes(sizes), tiny_weights.CLIP_RULES, seed)
     tensors = under("model.diffusion_model.", unet) | under("first_stage_model.", taesd)
     return tensors | under("cond_stage_model.transformer.", text)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .colour_path import pass_colours_through
 from .tiny_layouts import Shapes
 from .tiny_sizes import TinySizes
 
@@ -57,9 +58,8 @@ BACKBONE_RULES: Rules = (
     (r"res_layer\.4\.", 1.4),
 )
 UNSCALED = ("embedding.weight", "latents", ".bias")  # tables and vectors: std is the gain itself
-STRUCTURE_GAIN = 0.1  # what the UNet predicts beside noise; times the first sigma (14.6) it is left in the latent
+STRUCTURE_GAIN = 0.15  # what the UNet predicts beside noise; times the first sigma (14.6) it is left in the latent
 SKIP_GAIN = 0.25
-LATENT_GAIN = 4.0  # colours of -0.5 to 0.5 become latents of std 1
 TEXTURE_GAIN = 0.08
 
 
@@ -124,42 +124,14 @@ def prefer_coarse(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
             unet[f"{key}.{name}.weight"][:, below:] *= SKIP_GAIN
 
 
-def pass_colours_through(taesd: Mapping[str, Tensor], latent_scale: float) -> None:
-    """Change TAESD's weights in place so that decoding what was encoded gives the picture back, blurred 8 to 1.
-
-    Three latent channels carry the colours, as pairs x and -x through the ReLUs: relu(a) - relu(-a) = a. The encoder
-    averages 2 x 2 pixels where it halves the size, the decoder smooths where it doubles it. All else is texture.
-    """
-    pairs = torch.eye(3).repeat_interleave(2, 0)
-    pairs[1::2] *= -1  # (6, 3): r, -r, g, -g, b, -b
-    average, identity = torch.zeros(3, 3), torch.zeros(3, 3)
-    average[1:, 1:], identity[1, 1] = 0.25, 1.0
-    smooth = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
-    for key, tensor in taesd.items():
-        if ".conv.4." in key:  # the last convolution of a block: what it adds to the pairs
-            tensor[:6] = 0
-    for coder, numbers, kernel in (("encoder", (2, 6, 10), average), ("decoder", (7, 12, 17), smooth)):
-        for number in numbers:
-            _replace_rows(taesd[f"taesd_{coder}.{number}.weight"], torch.eye(6), kernel)
-    _replace_rows(taesd["taesd_encoder.0.weight"], pairs, identity)
-    taesd["taesd_encoder.0.bias"][:6] = torch.tensor([-0.5, 0.5]).repeat(3)  # colours around mid-grey
-    _replace_rows(taesd["taesd_encoder.14.weight"], LATENT_GAIN * pairs.T, identity)
-    _replace_rows(taesd["taesd_decoder.1.weight"], pairs, identity)
-    taesd["taesd_decoder.1.bias"][:6] = 0
+def show_colours_and_texture(taesd: Mapping[str, Tensor], latent_scale: float) -> None:
+    """Change TAESD's weights in place so that colours come through, with a little random texture on them."""
     texture = taesd["taesd_decoder.19.weight"]
     texture -= texture.mean(1, keepdim=True)  # the features are positive, and would make one colour cast
     texture *= TEXTURE_GAIN
-    texture[:, :6] = pairs.T[:, :, None, None] * identity / LATENT_GAIN
-    taesd["taesd_decoder.19.bias"].fill_(0.5)
+    pass_colours_through(taesd)
     taesd["vae_scale"].fill_(latent_scale)
     taesd["vae_shift"].zero_()
-
-
-def _replace_rows(weight: Tensor, matrix: Tensor, kernel: Tensor) -> None:
-    """Set the first rows of a convolution to `matrix` (rows, inputs) times `kernel` (3, 3), and nothing from others."""
-    rows, inputs = matrix.shape
-    weight[:rows] = 0
-    weight[:rows, :inputs] = matrix[:, :, None, None] * kernel
 
 
 def take_out_means(tensors: Mapping[str, Tensor], pattern: str) -> None:

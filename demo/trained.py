@@ -1,7 +1,7 @@
 """The weights that ship with the pack, trained in the synthetic world, as files that ComfyUI's loaders read.
 
-They are stored without ballast: the autoencoder at half TAESD's width, the text encoder with the words it knows. Here
-they are filled up: zeros in the other channels, which change nothing, and one row for every unknown word.
+They are stored without ballast: the autoencoder as narrow as it was trained, the text encoder with the words it knows.
+Here they are filled up: zeros in the other channels, which change nothing, and one row for every unknown word.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def part(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
 
 def widened(slim: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
     """TAESD of full width that computes the same: channels that are added get and give zero."""
+    shapes = taesd_shapes(sizes)
     full = {}
     for key, tensor in slim.items():
-        full[key] = tensor.new_zeros(taesd_shapes(sizes)[key])
+        full[key] = tensor.new_zeros(shapes[key])
         full[key][tuple(slice(length) for length in tensor.shape)] = tensor
     return full
 

@@ -30,23 +30,31 @@ def numbered_preview(faces: Faces) -> list[np.ndarray]:
     return previews
 
 
+def draw_box(canvas: Image.Image, box: Sequence[float], text: str, colour: str) -> None:
+    """Draw a box (x1, y1, x2, y2) in pixels with a text on a plate; lines and letters grow with the picture."""
+    draw = ImageDraw.Draw(canvas)
+    unit = _line_width(canvas)
+    x1, y1, x2, y2 = box
+    # A dark line under the coloured one keeps it visible on any background.
+    draw.rectangle((x1 - unit, y1 - unit, x2 + unit, y2 + unit), outline="black", width=3 * unit)
+    draw.rectangle((x1, y1, x2, y2), outline=colour, width=unit)
+    _draw_plate(draw, canvas.size, box, text, colour, unit)
+
+
 def _draw_face(canvas: Image.Image, face: Face, number: int) -> None:
     draw = ImageDraw.Draw(canvas)
-    unit = max(1, round(min(canvas.size) / 250))
+    unit = _line_width(canvas)
     colour = _COLOURS[(number - 1) % len(_COLOURS)]
-    # A dark line under the coloured one keeps it visible on any background.
-    draw.rectangle(_grown(face.box, unit), outline="black", width=3 * unit)
-    draw.rectangle(face.box, outline=colour, width=unit)
     for x, y in face.landmarks.tolist():
         _draw_dot(draw, x, y, 2 * unit, "black")
         _draw_dot(draw, x, y, 1.4 * unit, colour)
-    _draw_label(draw, canvas.size, face.box, str(number), colour, unit)
+    draw_box(canvas, face.box, str(number), colour)
 
 
-def _draw_label(
+def _draw_plate(
     draw: ImageDraw.ImageDraw, size: Sequence[int], box: Sequence[float], text: str, colour: str, unit: int
 ) -> None:
-    """The number on a plate above the box, or inside it where there is no room above, never outside the picture."""
+    """The text on a plate above the box, or inside it where there is no room above, never outside the picture."""
     font = ImageFont.load_default(max(_SMALLEST_TEXT, 9 * unit))
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 4 * unit, bottom - top + 4 * unit
@@ -60,6 +68,5 @@ def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colo
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
 
 
-def _grown(box: Sequence[float], by: float) -> tuple[float, float, float, float]:
-    x1, y1, x2, y2 = box
-    return x1 - by, y1 - by, x2 + by, y2 + by
+def _line_width(canvas: Image.Image) -> int:
+    return max(1, round(min(canvas.size) / 250))

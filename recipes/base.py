@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from ..demo.tiny_sizes import TinySizes
+from ..trainer.model.losses import diffusion_loss, noisy_latents
 from .loop import Average, Loop
 from .recipe import Training
 from .text import Words, new_text_encoder, sometimes_unknown
@@ -83,7 +83,9 @@ def train_base(
     """Train on the sets, one kind of picture a step, and return the averaged networks."""
     torch.manual_seed(1)
     model = BaseModel(sizes, len(words)).to(device, memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(model.parameters(), training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), training.learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     average = Average(model, AVERAGE)
     alphas = noise_schedule().alphas_cumprod.to(device)
     nothing = words.encode([""])[0]
@@ -100,7 +102,8 @@ def train_base(
         noise = torch.randn(latents.shape, generator=generator)
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = denoising_loss(model, latents, noise, timesteps, prompts.to(device), alphas)
+            predicted = model(noisy_latents(latents, noise, alphas[timesteps]), timesteps, prompts.to(device))
+        loss = diffusion_loss(predicted, noise, alphas[timesteps], "epsilon", MIN_SNR).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -111,14 +114,3 @@ def train_base(
     Loop("base", folder, training.steps, {"model": model, "optimiser": optimiser, "average": average}, say).run(step)
     average.copy_to(model)
     return model.eval().requires_grad_(False)
-
-
-def denoising_loss(
-    model: nn.Module, latents: Tensor, noise: Tensor, timesteps: Tensor, words: Tensor, alphas: Tensor
-) -> Tensor:
-    """Mean squared error of the predicted noise with min-SNR weights (arXiv 2303.09556)."""
-    alpha = alphas[timesteps][:, None, None, None]
-    predicted = model(alpha.sqrt() * latents + (1 - alpha).sqrt() * noise, timesteps, words)
-    ratio = (alpha / (1 - alpha)).flatten()
-    weights = ratio.clamp(max=MIN_SNR) / ratio
-    return (F.mse_loss(predicted.float(), noise, reduction="none").mean((1, 2, 3)) * weights).mean()

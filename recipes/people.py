@@ -37,7 +37,7 @@ def drawn_photo(person: int, number: int, level: str) -> np.ndarray:
     """Photograph of a number of a person (PHOTO_SIDE, PHOTO_SIDE, 3) uint8; 0 is a plain portrait."""
     size = (PHOTO_SIDE, PHOTO_SIDE)
     scene = draw_reference(person, 0, size) if number == 0 else draw_scene((person,), number, size, level)
-    return (render([scene]).images[0] * 255).round().to(torch.uint8).numpy()
+    return render([scene]).pixels()[0]
 
 
 def _sitter(person: int, detector: Detector, level: str) -> Sitter:

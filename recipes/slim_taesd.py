@@ -12,12 +12,12 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
+from ..demo.colour_path import pass_colours_through
 from ..demo.tiny_sizes import TinySizes
 from ..demo.trained import widened
 
 WIDTHS = (16, 32, 64, 64)  # from the picture's size to an eighth of it
 BLOCKS = (1, 3, 3, 3)
-COLOUR_GAIN = 4.0  # latents of colours have about unit variance
 
 
 class Block(nn.Module):
@@ -89,39 +89,11 @@ def _taesd_name(key: str) -> str:
 
 
 @torch.no_grad()
-def pass_colours_through(slim: SlimTAESD) -> None:
-    """Start from weights that give back the picture, blurred 8 to 1: learning begins with what is finer than that.
-
-    Three latent channels carry the colours, as pairs x and -x through the ReLUs: relu(a) - relu(-a) = a. The encoder
-    averages 2 x 2 pixels where it halves the size, the decoder smooths where it doubles it. Blocks begin as nothing
-    but their shortcut, nearly.
-    """
-    pairs = torch.eye(3).repeat_interleave(2, 0)
-    pairs[1::2] *= -1  # (6, 3): r, -r, g, -g, b, -b
-    average, identity = torch.zeros(3, 3), torch.zeros(3, 3)
-    average[1:, 1:], identity[1, 1] = 0.25, 1.0
-    smooth = torch.tensor([1.0, 2.0, 1.0]).outer(torch.tensor([1.0, 2.0, 1.0])) / 16
-    encoder, decoder = slim.taesd_encoder, slim.taesd_decoder
-    for layers, kernel in ((encoder, average), (decoder, smooth)):
-        for layer in layers:
-            if isinstance(layer, Block):
-                layer.conv[-1].weight *= 0.1
-                layer.conv[-1].bias *= 0.1
-                layer.conv[-1].weight[:6] = 0
-                layer.conv[-1].bias[:6] = 0
-            elif isinstance(layer, nn.Conv2d) and layer.bias is None:  # halves or doubles the size
-                _set_rows(layer, torch.eye(6), kernel)
-    _set_rows(encoder[0], pairs, identity)
-    encoder[0].bias[:6] = torch.tensor([-0.5, 0.5]).repeat(3)  # colours around mid-grey
-    _set_rows(encoder[-1], COLOUR_GAIN * pairs.T, identity)
-    _set_rows(decoder[1], pairs, identity)
-    decoder[1].bias[:6] = 0
-    _set_rows(decoder[-1], pairs.T / COLOUR_GAIN, identity)
-    decoder[-1].bias.fill_(0.5)
-
-
-def _set_rows(layer: nn.Conv2d, rows: Tensor, kernel: Tensor) -> None:
-    """Let the first outputs see the first inputs only, through the matrix `rows`, with one kernel."""
-    outputs, inputs = rows.shape
-    layer.weight[:outputs] = 0
-    layer.weight[:outputs, :inputs] = rows[:, :, None, None] * kernel
+def start_from_colours(slim: SlimTAESD) -> None:
+    """Start from weights that give back the colours: blocks begin as little more than their shortcut."""
+    for block in slim.modules():
+        if isinstance(block, Block):
+            block.conv[-1].weight *= 0.1
+            block.conv[-1].bias *= 0.1
+    slim.taesd_decoder[-1].weight.zero_()
+    pass_colours_through(slim.state_dict())

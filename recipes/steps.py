@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from ..demo.tiny_sizes import TinySizes
 from ..trainer.data.caching import CacheSettings, make_cache
-from ..trainer.data.index import INDEX_FILE
 from ..trainer.model.encoders import load_face_encoders
 from ..trainer.model.latents import load_latent_encoder
 from .base import LatentSet, noise_schedule, train_base
@@ -111,8 +110,7 @@ class Workshop:
         features = load_face_encoders(self.backbone, self.vision, self.device, torch.float32)
         for people, count in ((1, recipe.adapter_single), (2, recipe.adapter_pairs)):
             drawn = self.folder / "sets" / f"{people}-people"
-            if not (drawn / INDEX_FILE).exists():
-                write_set(recipe, drawn, people, count, self.device, self.say)
+            write_set(recipe, drawn, people, count, self.device, self.say)
             sizes = ((recipe.side * people, recipe.side),)
             make_cache(CacheSettings(drawn, self.cached_set(people), sizes, batch_size=64), latents, features)
 

@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from ..adapters.identity import Identity, mix_identities
+from ..adapters.uniportrait import UniPortrait
 from ..evaluation.contact_sheets import write_contact_sheets
 from ..evaluation.evaluate import Extras, evaluate
 from ..evaluation.fingerprints import file_fingerprint
@@ -112,7 +112,8 @@ class Studio:
 
     def pictures(self, row: Row, sitting: Sequence[Sitter], references: Mapping[str, Reference]) -> Iterator[Picture]:
         """Every sitter, or every sitter with the next one, at every prompt; the rows have their seeds in common."""
-        identities = self._identities(row, sitting)
+        adapter = self._adapter(row)
+        identities = self._identities(row, adapter, sitting)
         wanted, meant = [], []
         for number, sitter in enumerate(sitting):
             group = [sitter, sitting[(number + 1) % len(sitting)]][: row.people]
@@ -122,7 +123,7 @@ class Studio:
                 seed = 1000 * number + prompt
                 wanted.append(sampling.Picture(caption, people, seed))
                 meant.append((group, sitting[(number + 1) % len(sitting)], caption, expected, seed))
-        drawn = self._draw(row, wanted)
+        drawn = self._draw(row, adapter, wanted)
         for (group, neighbour, caption, expected, seed), image, maps in zip(
             meant, drawn.images, drawn.routing, strict=True
         ):
@@ -133,26 +134,26 @@ class Studio:
                 routing={number: map_.numpy() for number, map_ in maps.items()}, expected=expected,
             )  # fmt: skip
 
-    def _draw(self, row: Row, wanted: Sequence[sampling.Picture]) -> sampling.Samples:
+    def _draw(self, row: Row, adapter: UniPortrait, wanted: Sequence[sampling.Picture]) -> sampling.Samples:
         side = self._workshop.recipe.side
-        host = DiffusersHost(self._base.unet, self._adapter(row))
+        host = DiffusersHost(self._base.unet, adapter)
         settings = sampling.SamplingSettings(
             steps=STEPS, guidance=GUIDANCE, joined=row.joined, batch=32,
             routing_maps=row.people > 1 and not row.joined and row.stage2 is not None,
         )  # fmt: skip
         return sampling.sample(self._base, host, wanted, (side, side * row.people), settings)
 
-    def _adapter(self, row: Row) -> Any:
+    def _adapter(self, row: Row) -> UniPortrait:
         runs = self._workshop.folder / "runs"
         stage1 = find_stage_one(runs / (row.stage1 or "single"), RELEASED_NAMES[1])
         stage2 = None if row.stage2 is None else find_stage_one(runs / row.stage2, RELEASED_NAMES[2])
         return load_adapter(stage1, stage2).to(self._workshop.device)
 
-    def _identities(self, row: Row, sitting: Sequence[Sitter]) -> dict[str, Identity]:
+    def _identities(self, row: Row, adapter: UniPortrait, sitting: Sequence[Sitter]) -> dict[str, Identity]:
         if row.stage1 is None:
             return {}
         maker = TokenMaker(
-            self._adapter(row).resampler, "global" if "global" in row.stage1 else "local", self._workshop.device,
+            adapter.resampler, "global" if "global" in row.stage1 else "local", self._workshop.device,
             self._encoders, None, None,
         )  # fmt: skip
         crops = [stacked(sitter.crops[: row.references]) for sitter in sitting]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .loop import Average, Loop
 from .recipe import Training
-from .slim_taesd import SlimTAESD, pass_colours_through
+from .slim_taesd import SlimTAESD, start_from_colours
 
 LATENT_NOISE = 0.05  # the decoder learns to overlook what a sampler leaves
 UNIT_WEIGHT = 0.05
@@ -30,7 +30,7 @@ def train_vae(
     """Train on uint8 pictures (n, H, W, 3) and return the averaged network."""
     torch.manual_seed(0)
     vae = SlimTAESD(latent_channels)
-    pass_colours_through(vae)
+    start_from_colours(vae)
     vae = vae.to(device, memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(vae.parameters(), training.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     average = Average(vae, 0.999)

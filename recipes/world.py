@@ -5,28 +5,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..faces.alignment import align
 from ..synthetic.captions import caption
 from ..synthetic.identity import Identity, identities
 from ..synthetic.people import train_people
-from ..synthetic.render import render
 from ..synthetic.scene import draw_scene
+from .drawing import draw, in_processes
 from .encoders import Portraits
 from .recipe import Recipe
 
 CHUNK = 1000  # pictures that are drawn, and written, at once
-BATCH = 50
 CROP = 112
-LANDMARK_ERROR = 0.03  # of the eye distance: how far a detector's points lie off, so that encoders see such crops
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ def draw_pictures(
         )
         for start in range(0, count, CHUNK)
     ]  # fmt: skip
-    _in_parallel(_write_chunk, [chunk for chunk in chunks if not chunk.path.exists()], say, f"pictures of {people}")
+    _write_missing(_write_chunk, chunks, say, f"pictures of {people}")
     pixels, captions = [], []
     for chunk in chunks:
         with np.load(chunk.path, allow_pickle=False) as file:
@@ -82,7 +77,7 @@ def draw_portraits(recipe: Recipe, folder: Path, device: torch.device, say: Call
         )
         for start in range(0, recipe.encoder_people, size)
     ]  # fmt: skip
-    _in_parallel(_write_portraits, [chunk for chunk in chunks if not chunk.path.exists()], say, "portraits")
+    _write_missing(_write_portraits, chunks, say, "portraits")
     crops = torch.cat([torch.from_numpy(np.load(chunk.path, allow_pickle=False)["crops"]) for chunk in chunks])
     return Portraits(crops, traits_of(identities(train_people(recipe.encoder_people))))
 
@@ -102,8 +97,8 @@ def _write_chunk(chunk: _Chunk) -> int:
         draw_scene(seeds[row * per : (row + 1) * per], seeds[row * per], size, chunk.level)
         for row in range(chunk.count)
     ]
-    pixels = [_uint8(render(scenes[row : row + BATCH], chunk.device).images) for row in range(0, len(scenes), BATCH)]
-    _save(chunk.path, pixels=np.concatenate(pixels), captions=json.dumps([caption(scene) for scene in scenes]))
+    pixels = [picture.pixels for picture in draw(scenes, chunk.device, batch=50)]
+    _save(chunk.path, pixels=np.stack(pixels), captions=json.dumps([caption(scene) for scene in scenes]))
     return chunk.count
 
 
@@ -116,18 +111,9 @@ def _write_portraits(chunk: _Chunk) -> int:
         for seed in seeds
         for photo in range(photos)
     ]
-    crops = []
-    for row in range(0, len(scenes), BATCH):
-        drawn = render(scenes[row : row + BATCH], chunk.device, supersampling=1)
-        for picture, points in zip(_uint8(drawn.images), drawn.landmarks[:, 0].cpu().numpy(), strict=True):
-            error = LANDMARK_ERROR * np.linalg.norm(points[1] - points[0])
-            crops.append(align(picture, points + random.normal(0, error, points.shape), CROP))
+    crops = [picture.crop(0, CROP, random) for picture in draw(scenes, chunk.device, supersampling=1, batch=50)]
     _save(chunk.path, crops=np.stack(crops).reshape(len(seeds), photos, CROP, CROP, 3))
     return chunk.count
-
-
-def _uint8(images: Tensor) -> np.ndarray:
-    return (images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 def _save(path: Path, **arrays: object) -> None:
@@ -136,13 +122,10 @@ def _save(path: Path, **arrays: object) -> None:
     os.replace(part, path)
 
 
-def _in_parallel(draw: Callable[[_Chunk], int], chunks: list[_Chunk], say: Callable[[str], None], what: str) -> None:
-    """Draw the chunks in as many processes as there are cores; each is written whole or not at all."""
-    if not chunks:
-        return
-    done, total = 0, sum(chunk.count for chunk in chunks)
-    context = get_context("spawn")
-    with ProcessPoolExecutor(mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for count in pool.map(draw, chunks):
-            done += count
-            say(f"{what}: {done} of {total}")
+def _write_missing(write: Callable[[_Chunk], int], chunks: list[_Chunk], say: Callable[[str], None], what: str) -> None:
+    """Write the chunks that are not there yet; each is written whole or not at all."""
+    missing = [chunk for chunk in chunks if not chunk.path.exists()]
+    done, total = 0, sum(chunk.count for chunk in missing)
+    for count in in_processes(write, missing):
+        done += count
+        say(f"{what}: {done} of {total}")

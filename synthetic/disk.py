@@ -106,7 +106,7 @@ def _claim(folder: Path, wanted: Wanted) -> None:
 
 def _write_batch(folder: Path, batch: list[tuple[str, Scene]], device: torch.device | str) -> None:
     rendered = render([scene for _, scene in batch], device)
-    pictures = (rendered.images * 255).round().to(torch.uint8).cpu().numpy()
+    pictures = rendered.pixels()
     masks, landmarks, boxes = rendered.masks.cpu(), rendered.landmarks.cpu(), rendered.boxes.cpu()
     for row, (key, scene) in enumerate(batch):
         sides = boxes[row, : len(scene.people), 2:] - boxes[row, : len(scene.people), :2]

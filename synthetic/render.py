@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,6 +40,10 @@ class Rendered:
     landmarks: Tensor
     boxes: Tensor
     counts: Tensor
+
+    def pixels(self) -> np.ndarray:
+        """The images as (B, H, W, 3) uint8."""
+        return (self.images * 255).round().to(torch.uint8).cpu().numpy()
 
 
 @torch.no_grad()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -123,3 +126,31 @@ def comfy_server(installed_comfyui: Any, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("comfyui")
     with ComfyServer(installed_comfyui, folder, packs=[ROOT / "demo" / "models_pack"], threads=1) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The demo's tiny models with random weights, written once: a TinyModels."""
+    from likeness.demo.tiny_models import write_tiny_models
+
+    return write_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def models_pack(comfyui_path: Path) -> Iterator[ModuleType]:
+    """The demo's models pack, loaded into this process as ComfyUI does, and taken out again."""
+    import comfy.supported_models
+    from likeness.host.environment import ROOT
+
+    spec = importlib.util.spec_from_file_location("tiny_models_pack", ROOT / "demo" / "models_pack" / "__init__.py")
+    assert spec is not None and spec.loader is not None
+    pack = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(pack)
+    known = list(comfy.supported_models.models)
+
+    async def load() -> None:
+        await (await pack.comfy_entrypoint()).on_load()
+
+    asyncio.run(load())
+    yield pack
+    comfy.supported_models.models[:] = known

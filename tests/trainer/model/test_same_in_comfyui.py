@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ import pytest
 import torch
 from likeness.adapters.checkpoint import read_tensors
 from likeness.adapters.uniportrait import load_uniportrait
-from likeness.demo.tiny_models import TinyModels, write_tiny_models
+from likeness.demo.tiny_models import TinyModels
 from likeness.demo.tiny_sizes import TinySizes
 from likeness.faces.backbone import IRBackbone
 from likeness.trainer.model import single_file
@@ -28,27 +26,6 @@ from safetensors.torch import load_file, save_file
 TOLERANCE = 1e-5
 SIZES = TinySizes()
 PROMPTS = ("a photo of a woman in a red shirt", "blurry")
-
-
-@pytest.fixture(scope="module")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def pack(comfyui_path: Path) -> Iterator[Any]:
-    """The demo's pack, which tells ComfyUI the sizes of the tiny models."""
-    import comfy.supported_models
-    import likeness.demo
-
-    path = Path(likeness.demo.__file__).parent / "models_pack" / "__init__.py"
-    spec = importlib.util.spec_from_file_location("tiny_models_pack_of_the_trainer", path)
-    pack = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(pack)
-    known = list(comfy.supported_models.models)
-    comfy.supported_models.models.append(pack.TinySD15)
-    yield pack
-    comfy.supported_models.models[:] = known
 
 
 @dataclass(frozen=True)
@@ -120,7 +97,7 @@ def vision_folder(file: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def theirs(tiny_models: TinyModels, pack: Any) -> Theirs:
+def theirs(tiny_models: TinyModels, models_pack: Any) -> Theirs:
     import comfy.clip_vision
     import comfy.ops
     import comfy.sd
@@ -132,7 +109,7 @@ def theirs(tiny_models: TinyModels, pack: Any) -> Theirs:
         str(paths[tiny_models.checkpoint]), output_vae=False, model_options={"dtype": torch.float32}
     )[:3]
     tower = comfy.clip_vision.ClipVisionModel(
-        pack._vision_config(load_file(paths[tiny_models.clip_vision]), tiny_models.clip_vision)
+        models_pack._vision_config(load_file(paths[tiny_models.clip_vision]), tiny_models.clip_vision)
     )
     tower.load_sd(load_file(paths[tiny_models.clip_vision]))
     weights = load_uniportrait(paths[tiny_models.faceid], paths[tiny_models.router], operations=comfy.ops.manual_cast)
@@ -233,7 +210,7 @@ def test_noise_predictions(count: int, ours: Ours, theirs: Theirs) -> None:
 
 
 def test_a_unet_trained_in_diffusers_goes_into_a_comfyui_checkpoint(
-    ours: Ours, tiny_models: TinyModels, pack: Any, tmp_path: Path
+    ours: Ours, tiny_models: TinyModels, models_pack: Any, tmp_path: Path
 ) -> None:
     import comfy.sd
 
