@@ -23,6 +23,8 @@ class Golden:
     """One file of reference tensors.
 
     `tensors` holds every tensor as stored, by its full key; `metadata` the file's metadata with JSON values parsed.
+    PuLID's files name tensors `weights.<key>`, `in.<name>` and `out.<name>`: they are read as if they were
+    `weights/<key>`, `inputs/<name>` and `expected/<name>`, so that one set of methods serves all systems.
     """
 
     path: Path
@@ -58,6 +60,12 @@ def _parsed(text: str) -> Any:
         return text
 
 
+def _slashed(key: str) -> str:
+    first, _, rest = key.partition(".")
+    folder = {"weights": "weights", "in": "inputs", "out": "expected"}.get(first)
+    return f"{folder}/{rest}" if folder and rest else key
+
+
 def _golden_folder() -> Path:
     return Path(os.environ.get("LIKENESS_GOLDEN") or Path(__file__).parent / "golden")
 
@@ -90,7 +98,7 @@ def golden() -> Callable[[str, str], Golden]:
             pytest.fail(f"the reference file {path} is missing")
         with safe_open(path, "pt") as file:
             metadata = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
-            return Golden(path, {key: file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+            return Golden(path, {_slashed(key): file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
 
     return read
 
