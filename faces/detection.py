@@ -9,10 +9,11 @@ from typing import Protocol
 
 import numpy as np
 
-from .insightface_packs import find_detector, missing_message
+from .insightface_packs import DETECTOR, find_network, missing_message
 from .mtcnn import MTCNN
+from .onnx_sessions import runtime_available
 from .pictures import GREY
-from .scrfd import SCRFD, runtime_available
+from .scrfd import SCRFD
 from .types import Detection, Face, Faces, clip_box, largest_first
 
 logger = logging.getLogger("likeness.faces")
@@ -40,12 +41,12 @@ def load_detector(name: str, folders: Sequence[Path] = ()) -> Detector:
         raise ValueError(f"unknown face detector {name!r}; there are {', '.join(DETECTORS)}")
     if name == "bundled":
         return MTCNN()
-    found = find_detector(folders)
+    found = find_network(DETECTOR, folders)
     if name == "auto" and (found is None or not runtime_available()):
         logger.info("faces are detected with the bundled detector")
         return MTCNN()
     if found is None:
-        raise ValueError(missing_message(folders))
+        raise ValueError(missing_message(DETECTOR, folders))
     logger.info("faces are detected with %s", found.path)
     return SCRFD(found.read(), f"insightface {found.pack}")
 

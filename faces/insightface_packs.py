@@ -1,22 +1,43 @@
-"""Where an insightface model pack keeps its face detector: the three layouts that users have on disk."""
+"""Where insightface's model packs keep their networks: the three layouts that users have on disk."""
 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-DETECTOR_FILES = {"buffalo_l": "det_10g.onnx", "antelopev2": "scrfd_10g_bnkps.onnx"}  # the published system's first
+
+@dataclass(frozen=True)
+class PackNetwork:
+    """A kind of network: its name for messages, its file in each pack, preferred first, and what to do without it."""
+
+    kind: str
+    files: Mapping[str, str]
+    instead: str = ""
+
+
+DETECTOR = PackNetwork(
+    "face detector",
+    {"buffalo_l": "det_10g.onnx", "antelopev2": "scrfd_10g_bnkps.onnx"},  # UniPortrait's published system's first
+    ", or choose the bundled detector, which needs no download",
+)
+RECOGNISER = PackNetwork("ArcFace recogniser", {"antelopev2": "glintr100.onnx"})
 
 
 @dataclass(frozen=True)
-class PackDetector:
-    """A detector that was found: the pack, and the file or, for an unpacked zip's member, `archive` and its name."""
+class PackFile:
+    """A network that was found: its pack, and the file or, for an unpacked zip's member, the archive and its name."""
 
+    network: PackNetwork
     pack: str
     path: Path
     member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The .onnx file's name and where it lies, for messages."""
+        return f"{self.network.files[self.pack]} in {self.path if self.member else self.path.parent}"
 
     def read(self) -> bytes:
         """The content of the .onnx file. Raises ValueError naming a file that cannot be read."""
@@ -26,35 +47,35 @@ class PackDetector:
             with zipfile.ZipFile(self.path) as archive:
                 return archive.read(self.member)
         except (OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"the face detector in {self.path} could not be read: {error}") from error
+            raise ValueError(f"the {self.network.kind} in {self.path} could not be read: {error}") from error
 
 
-def find_detector(folders: Sequence[Path]) -> PackDetector | None:
-    """The first detector of a known pack below these folders, such as ComfyUI's models/insightface.
+def find_network(network: PackNetwork, folders: Sequence[Path]) -> PackFile | None:
+    """The first network of this kind below these folders, such as ComfyUI's models/insightface.
 
     For each folder: <folder>, <folder>/models, with <pack>/, <pack>/<pack>/ or <pack>.zip in it.
     """
-    for pack, file_name in DETECTOR_FILES.items():
+    for pack, file_name in network.files.items():
         for folder in _candidates(folders, pack):
             if (folder / file_name).is_file():
-                return PackDetector(pack, folder / file_name)
+                return PackFile(network, pack, folder / file_name)
         for root in _roots(folders):
             member = _member(root / f"{pack}.zip", file_name)
             if member is not None:
-                return PackDetector(pack, root / f"{pack}.zip", member)
+                return PackFile(network, pack, root / f"{pack}.zip", member)
     return None
 
 
-def missing_message(folders: Sequence[Path]) -> str:
-    """What to tell a user who asked for an insightface detector and has none: file names and every folder searched."""
-    files = " or ".join(f"{name} (pack {pack})" for pack, name in DETECTOR_FILES.items())
-    searched = [str(folder) for pack in DETECTOR_FILES for folder in _candidates(folders, pack)]
-    archives = [str(root / f"{pack}.zip") for pack in DETECTOR_FILES for root in _roots(folders)]
+def missing_message(network: PackNetwork, folders: Sequence[Path]) -> str:
+    """What to tell a user who needs a network of insightface and has none: file names and every folder searched."""
+    files = " or ".join(f"{name} (pack {pack})" for pack, name in network.files.items())
+    searched = [str(folder) for pack in network.files for folder in _candidates(folders, pack)]
+    archives = [str(root / f"{pack}.zip") for pack in network.files for root in _roots(folders)]
     return (
-        f"no insightface face detector was found: looked for {files} in\n  "
+        f"no insightface {network.kind} was found: looked for {files} in\n  "
         + "\n  ".join([*searched, *archives])
         + "\nThe packs are published at https://github.com/deepinsight/insightface (releases, v0.7) for non-commercial "
-        "research. Put one there, or choose the bundled detector, which needs no download"
+        f"research. Put one there{network.instead}"
     )
 
 

@@ -6,28 +6,20 @@ each with two anchors per cell: first three score maps, then three of box distan
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .alignment import sample_bilinear
+from .alignment import resize_bilinear
+from .onnx_sessions import open_session
 from .overlap import suppress
 from .types import Detection
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession as Session
-
-logger = logging.getLogger("likeness.faces")
 
 _STRIDES = (8, 16, 32)
 _ANCHORS = 2
 _SCORE_THRESHOLD = 0.5
 _NMS_THRESHOLD = 0.4
-
-# These compile the network for minutes before the first picture.
-_SLOW_TO_BUILD = ("TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider")
+_INSTEAD = ", or choose the bundled detector, which works without it"
 
 
 class SCRFD:
@@ -43,7 +35,12 @@ class SCRFD:
         Raises ValueError when onnxruntime is missing, and for a file that is damaged or no such detector.
         """
         self.name = name
-        self._session = _open_session(model, name)
+        self._session = open_session(model, f"the detector {name}", _INSTEAD)
+        num_outputs = len(self._session.get_outputs())
+        if num_outputs != 3 * len(_STRIDES):
+            raise ValueError(
+                f"{name} is not a face detector with landmarks: it has {num_outputs} outputs where SCRFD has 9"
+            )
         (network_input, *_) = self._session.get_inputs()
         self._input = network_input.name
         sides = network_input.shape[2:]
@@ -96,47 +93,6 @@ def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, float]:
     height, width = image.shape[:2]
     ratio = height / width  # the roundings below are the insightface library's
     new_height, new_width = (size, max(1, int(size / ratio))) if ratio > 1 else (max(1, int(size * ratio)), size)
-    x = ((np.arange(new_width) + 0.5) * (width / new_width) - 0.5).clip(0, width - 1)
-    y = ((np.arange(new_height) + 0.5) * (height / new_height) - 0.5).clip(0, height - 1)
     canvas = np.zeros((size, size, 3), np.uint8)
-    canvas[:new_height, :new_width] = sample_bilinear(image, np.stack(np.meshgrid(x, y), axis=-1))
+    canvas[:new_height, :new_width] = resize_bilinear(image, new_width, new_height)
     return canvas, new_height / height
-
-
-def _open_session(model: bytes, name: str) -> Session:
-    try:
-        from onnxruntime import InferenceSession, get_available_providers
-        from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph, InvalidProtobuf
-    except ImportError as error:
-        raise ValueError(
-            f"the detector {name} needs onnxruntime, which is not installed or broken ({error}). Install it with "
-            "`pip install onnxruntime`, or choose the bundled detector, which works without it"
-        ) from error
-    providers = usable_providers(get_available_providers())
-    try:
-        session = InferenceSession(model, providers=providers)
-    except (Fail, InvalidGraph, InvalidProtobuf) as error:
-        raise ValueError(f"the detector file {name} is damaged or not an ONNX model: {error}") from error
-    if len(session.get_outputs()) != 3 * len(_STRIDES):
-        raise ValueError(
-            f"{name} is not a face detector with landmarks: it has {len(session.get_outputs())} outputs "
-            "where SCRFD has 9"
-        )
-    if session.get_providers()[0] != providers[0]:
-        logger.warning("%s runs on %s: onnxruntime could not start %s", name, session.get_providers()[0], providers[0])
-    return session
-
-
-def runtime_available() -> bool:
-    """Whether onnxruntime can be used; false too for what removing one of its two editions leaves behind."""
-    try:
-        from onnxruntime import InferenceSession, get_available_providers  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def usable_providers(available: Sequence[str]) -> list[str]:
-    """What the runtime offers, in its order, without those that first compile for minutes; at least the CPU."""
-    usable = [provider for provider in available if provider not in _SLOW_TO_BUILD]
-    return usable or ["CPUExecutionProvider"]

@@ -104,6 +104,31 @@ def golden() -> Callable[[str, str], Golden]:
 
 
 @pytest.fixture(scope="session")
+def recogniser_model() -> Callable[..., bytes]:
+    """`recogniser_model(side=112, batch="batch")`: an ONNX file whose embedding is the mean colours of quarters."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+
+    def build(side: int = 112, batch: str | int = "batch") -> bytes:
+        node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+        half = side // 2
+        nodes = [
+            node("AveragePool", ["x"], ["pooled"], kernel_shape=[half, half], strides=[half, half]),
+            node("Flatten", ["pooled"], ["y"]),
+        ]
+        graph = onnx.helper.make_graph(
+            nodes,
+            "recogniser",
+            [info("x", onnx.TensorProto.FLOAT, [batch, 3, side, side])],
+            [info("y", onnx.TensorProto.FLOAT, [batch, 12])],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+        return model.SerializeToString()
+
+    return build
+
+
+@pytest.fixture(scope="session")
 def installed_comfyui() -> Any:
     """The ComfyUI that LIKENESS_COMFYUI names; `python run.py test` always names one."""
     from likeness.host.environment import FOLDER_VARIABLE, named_comfyui

@@ -105,28 +105,13 @@ def test_a_backbone_judges_by_its_aligned_crops(tmp_path, photographs, bundled):
 
 
 @pytest.fixture
-def write_recogniser(tmp_path):
-    """`write_recogniser(side=112, batch="batch")`: an ONNX file whose embedding is the mean colours of quarters."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
+def write_recogniser(tmp_path, recogniser_model):
+    """`write_recogniser(side=112, batch="batch")` writes a `recogniser_model` into a pack's folder."""
 
-    def write(name="w600k_r50.onnx", side=112, batch="batch"):
-        node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-        half = side // 2
-        nodes = [
-            node("AveragePool", ["x"], ["pooled"], kernel_shape=[half, half], strides=[half, half]),
-            node("Flatten", ["pooled"], ["y"]),
-        ]
-        graph = onnx.helper.make_graph(
-            nodes,
-            "recogniser",
-            [info("x", onnx.TensorProto.FLOAT, [batch, 3, side, side])],
-            [info("y", onnx.TensorProto.FLOAT, [batch, 12])],
-        )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    def write(name="w600k_r50.onnx", **sizes):
         path = tmp_path / "models" / "buffalo_l" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(model.SerializeToString())
+        path.write_bytes(recogniser_model(**sizes))
         return path
 
     return write

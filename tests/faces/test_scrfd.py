@@ -4,7 +4,8 @@ import logging
 
 import numpy as np
 import pytest
-from likeness.faces.scrfd import SCRFD, letterbox, usable_providers
+from likeness.faces.onnx_sessions import usable_providers
+from likeness.faces.scrfd import SCRFD, letterbox
 
 pytest.importorskip("onnxruntime")
 
@@ -104,5 +105,5 @@ def test_a_provider_that_cannot_start_is_logged_once_and_the_cpu_used(scrfd_mode
         detector = SCRFD(scrfd_model(), "test")
         assert detector.detect(blobs) and detector.detect(blobs)
     assert [record.getMessage() for record in caplog.records] == [
-        "test runs on CPUExecutionProvider: onnxruntime could not start AbsentExecutionProvider"
+        "the detector test runs on CPUExecutionProvider: onnxruntime could not start AbsentExecutionProvider"
     ]
