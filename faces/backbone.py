@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .state_dicts import check_keys
+
 Operations = Any  # a namespace with Conv2d and Linear: torch.nn, or ComfyUI's
 
 
@@ -125,7 +127,8 @@ class IRBackbone(nn.Module):
         """
         sizes = _sizes(state_dict)
         with torch.device("meta"):  # no random initialisation, which would take time and move the user's generator
-            _check_keys(cls(**sizes).state_dict(), state_dict)  # torch.nn: the host's layers may appear on loading only
+            expected = cls(**sizes).state_dict()  # of torch.nn: the host's layers may appear on loading only
+            check_keys(expected, state_dict, "not a complete face backbone", _EXPECTED)
             backbone = cls(**sizes, operations=operations)
         own = {key: tensor.to("cpu", _float32_or_integer(tensor), copy=True) for key, tensor in state_dict.items()}
         backbone.load_state_dict(own, assign=True)
@@ -153,21 +156,3 @@ def _sizes(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _float32_or_integer(tensor: Tensor) -> torch.dtype:
     return torch.float32 if tensor.is_floating_point() else tensor.dtype
-
-
-def _check_keys(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Raise ValueError naming what is missing, unknown or ill-shaped."""
-    missing = [key for key in expected if key not in given]
-    unknown = [key for key in given if key not in expected]
-    shaped = [
-        f"{key} is {tuple(given[key].shape)} instead of {tuple(tensor.shape)}"
-        for key, tensor in expected.items()
-        if key in given and given[key].shape != tensor.shape
-    ]
-    faults = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in (("missing", missing), ("unknown", unknown), ("of another shape", shaped))
-        if keys
-    ]
-    if faults:
-        raise ValueError(f"not a complete face backbone: tensors {'; '.join(faults)}. {_EXPECTED}")
