@@ -33,7 +33,7 @@ TABLE = {
     "nodes": room("model_patches adapters faces evaluation", "torch numpy PIL", comfyui=True),
     "model_patches": room("adapters", "torch", comfyui=True),
     "adapters": room("", "torch numpy safetensors"),
-    "faces": room("", "torch numpy PIL safetensors", lazy="onnxruntime insightface"),
+    "faces": room("", "torch numpy PIL safetensors", lazy="onnxruntime insightface timm"),
     "host": room("", "", lazy="aiohttp"),
     "synthetic": room("", "torch numpy PIL"),
     "evaluation": room(
@@ -66,6 +66,7 @@ OPTIONAL = {
     "cv2",
     "facexlib",
     "open_clip",
+    "timm",
     "dlib",
     "xformers",
     "diffusers",
