@@ -6,31 +6,42 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Operations, merge_heads, split_heads
+from .checkpoint import Checkpoint, CheckpointError
 
+HEADS_KEY = "likeness.heads"  # metadata of files whose heads have another width than the released ones
 MASKED_LOGIT = -100.0  # what the published code adds to the logits of a masked feature token
 
 
-class PerceiverAttention(nn.Module):
-    """Latents attend to [features, latents]; both are normalised first, no projection has a bias."""
+class PerceiverProjections(nn.Module):
+    """The weights of one attention of latents to features under their released names; no projection has a bias.
+
+    norm1 and to_kv take the features, as wide as the latents unless features_dim is given; norm2 and to_q the latents.
+    """
 
     def __init__(
         self,
         dim: int,
         heads: int,
         dim_head: int = 64,
+        features_dim: int | None = None,
         operations: Operations = nn,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         place = {"device": device, "dtype": dtype}
+        features_dim = dim if features_dim is None else features_dim
         self.heads = heads
         inner = heads * dim_head
-        self.norm1 = operations.LayerNorm(dim, **place)
+        self.norm1 = operations.LayerNorm(features_dim, **place)
         self.norm2 = operations.LayerNorm(dim, **place)
         self.to_q = operations.Linear(dim, inner, bias=False, **place)
-        self.to_kv = operations.Linear(dim, 2 * inner, bias=False, **place)
+        self.to_kv = operations.Linear(features_dim, 2 * inner, bias=False, **place)
         self.to_out = operations.Linear(inner, dim, bias=False, **place)
+
+
+class PerceiverAttention(PerceiverProjections):
+    """Latents attend to [features, latents]; both are normalised first."""
 
     def forward(self, features: Tensor, latents: Tensor, mask: Tensor | None = None) -> Tensor:
         """features (b, n, dim), latents (b, l, dim) -> (b, l, dim).
@@ -65,3 +76,31 @@ def feed_forward(
         nn.GELU(),
         operations.Linear(dim * mult, dim, bias=False, **place),
     )
+
+
+def learned_queries(
+    num_queries: int, dim: int, device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Parameter:
+    """The latents (1, num_queries, dim) that a resampler starts from."""
+    latents = nn.Parameter(torch.empty(1, num_queries, dim, device=device, dtype=dtype))
+    if not latents.is_meta:  # there is nothing to fill, and torch would import its compiler for it: seconds
+        nn.init.normal_(latents, std=dim**-0.5)
+    return latents
+
+
+def num_heads(file: Checkpoint, inner: int, metadata_key: str = HEADS_KEY, dim_head: int = 64) -> int:
+    """The attention heads of a file whose heads are `inner` wide together: `dim_head` each unless its metadata differ.
+
+    Raises CheckpointError if the number cannot be told.
+    """
+    stated = file.metadata.get(metadata_key)
+    if stated is None:
+        if inner % dim_head:
+            raise CheckpointError(
+                f"{file.name}: the number of attention heads cannot be told from a width of {inner}, which is no "
+                f"multiple of {dim_head}. The file needs the metadata entry {metadata_key}."
+            )
+        return inner // dim_head
+    if not stated.isdecimal() or int(stated) == 0 or inner % int(stated):
+        raise CheckpointError(f"{file.name}: its metadata say {stated} heads, which do not divide a width of {inner}.")
+    return int(stated)

@@ -1,4 +1,4 @@
-"""Identity and image-prompt tokens as extra keys and values of a cross-attention layer (UniPortrait, IP-Adapter)."""
+"""Identity and image-prompt tokens as extra keys and values of a cross-attention layer, in all systems."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .attention import AttentionFunction, Operations, torch_attention
 
 
 class KeysValues(NamedTuple):
-    """Keys and values of N token blocks, each (b, N, m, C)."""
+    """Keys and values of one block of tokens, each (b, m, C), or of N equally long blocks, (b, N, m, C)."""
 
     keys: Tensor
     values: Tensor
@@ -33,8 +33,16 @@ class TokenProjection(nn.Module):
         self.to_v = operations.Linear(context, hidden, bias=False, device=device, dtype=dtype)
 
     def forward(self, tokens: Tensor) -> KeysValues:
-        """Project tokens (b, N, m, D) to keys and values (b, N, m, C)."""
+        """Project tokens (..., m, D) to keys and values (..., m, C)."""
         return KeysValues(self.to_k(tokens), self.to_v(tokens))
+
+
+def token_attention(q: Tensor, kv: KeysValues, heads: int, attention: AttentionFunction = torch_attention) -> Tensor:
+    """Attention of q (B, n, C) to one block of tokens (b, m, C), b = 1 (the same for every row) or B; (B, n, C)."""
+    rows = kv.keys.shape[0]
+    assert rows in (1, q.shape[0]), f"tokens of {rows} rows for a batch of {q.shape[0]}"
+    keys, values = (x.to(q).expand(q.shape[0], -1, -1) for x in kv)
+    return attention(q, keys, values, heads)
 
 
 def identity_attention(
@@ -55,9 +63,7 @@ def identity_attention(
     assert weights is None or weights.shape[-1] == num_identities, (tuple(weights.shape), num_identities)
 
     def attend(index: int) -> Tensor:
-        keys = kv.keys[:, index].to(q).expand(q.shape[0], -1, -1)
-        values = kv.values[:, index].to(q).expand(q.shape[0], -1, -1)
-        return attention(q, keys, values, heads)
+        return token_attention(q, KeysValues(kv.keys[:, index], kv.values[:, index]), heads, attention)
 
     if weights is None:
         return attend(0)

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .attention import Operations
-from .checkpoint import Checkpoint, CheckpointError
-from .perceiver import PerceiverAttention, feed_forward
-
-HEADS_KEY = "likeness.heads"  # metadata of files whose heads are not 64 wide
+from .checkpoint import Checkpoint
+from .perceiver import PerceiverAttention, feed_forward, learned_queries, num_heads
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class ResamplerSizes:
         Raises CheckpointError if a tensor is missing or the number of heads cannot be told.
         """
         inner, dim = file.shape(prefix + "layers.0.0.to_q.weight", 2)
-        heads = _heads(file, inner)
+        heads = num_heads(file, inner)
         numbers = {key[len(prefix) :].split(".")[1] for key in file.tensors if key.startswith(prefix + "layers.")}
         return cls(
             intrinsic_dim=file.shape(prefix + "proj_id.0.weight", 2)[1],
@@ -66,9 +64,7 @@ class IDResampler(nn.Module):
         place = {"device": device, "dtype": dtype}
         shared = {"operations": operations, **place}
         dim = sizes.dim
-        self.latents = nn.Parameter(torch.empty(1, sizes.num_tokens, dim, device=device, dtype=dtype))
-        if not self.latents.is_meta:  # there is nothing to fill, and torch would import its compiler for it: seconds
-            nn.init.normal_(self.latents, std=dim**-0.5)
+        self.latents = learned_queries(sizes.num_tokens, dim, device, dtype)
         self.proj_id = _two_layers(sizes.intrinsic_dim, dim, **shared)
         self.proj_clip = _two_layers(sizes.structure_dim, dim, **shared)
         self.layers = nn.ModuleList(
@@ -125,17 +121,3 @@ def _two_layers(
         nn.GELU(),
         operations.Linear(2 * in_features, dim, device=device, dtype=dtype),
     )
-
-
-def _heads(file: Checkpoint, inner: int) -> int:
-    stated = file.metadata.get(HEADS_KEY)
-    if stated is None:
-        if inner % 64:
-            raise CheckpointError(
-                f"{file.name}: the number of attention heads cannot be told from a width of {inner}, which is no "
-                f"multiple of 64. The file needs the metadata entry {HEADS_KEY}."
-            )
-        return inner // 64
-    if not stated.isdecimal() or int(stated) == 0 or inner % int(stated):
-        raise CheckpointError(f"{file.name}: its metadata say {stated} heads, which do not divide a width of {inner}.")
-    return int(stated)

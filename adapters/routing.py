@@ -1,6 +1,9 @@
-"""Which identity each image position belongs to: UniPortrait's ID router (paper section 3.3)."""
+"""Which identity each image position belongs to: UniPortrait's ID router (paper section 3.3), or attention itself."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +96,17 @@ def straight_through_routing(
     return (hard + (soft - soft.detach())).to(logits.dtype)  # the bracket is exactly 0: one-hot forward
 
 
+def shares_by_attention(logits: Sequence[Tensor]) -> Tensor:
+    """Each identity's share (B, n, N) of every position, from the logits (B, heads, n, m) of its m tokens.
+
+    For systems without a trained router. A head's share of an identity is the mean of exp(logit) over its tokens, so
+    that more tokens (more photos) are no advantage, divided by the sum over identities; heads are averaged. One
+    identity has the share 1, N equal ones 1/N, and the order does not matter. At least float32.
+    """
+    means = [_log_mean_exp(each.to(torch.promote_types(each.dtype, torch.float32))) for each in logits]
+    return torch.stack(means, dim=-1).softmax(-1).mean(1)
+
+
 def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Independent Gumbel(0, 1) samples of like's shape and device, float32."""
     exponential = torch.empty(like.shape, device=like.device, dtype=torch.float32).exponential_(generator=generator)
@@ -102,6 +116,10 @@ def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tens
 def gumbel_of_exponential(exponential: Tensor) -> Tensor:
     """Gumbel(0, 1) samples from samples of the exponential distribution with mean 1."""
     return -exponential.clamp_min(torch.finfo(torch.float32).tiny).log()
+
+
+def _log_mean_exp(logits: Tensor) -> Tensor:
+    return logits.logsumexp(-1) - math.log(logits.shape[-1])
 
 
 def _mask_padding(logits: Tensor, valid: Tensor | None) -> Tensor:

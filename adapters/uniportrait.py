@@ -17,8 +17,9 @@ from .families import IP_ADAPTER_SD15, UNIPORTRAIT_FACEID, UNIPORTRAIT_ROUTER
 from .image_prompt import ImageProjection
 from .layers import SD15_LAYERS
 from .lora import AttentionLoRA
+from .perceiver import HEADS_KEY
 from .projection import TokenProjection
-from .resampler import HEADS_KEY, IDResampler, ResamplerSizes
+from .resampler import IDResampler, ResamplerSizes
 from .routing import IDRouter
 
 _SLOTS = {

@@ -10,7 +10,7 @@ import torch
 from likeness.adapters.checkpoint import save_tensors
 from likeness.adapters.identity import Identity, mix_identities
 from likeness.adapters.layers import SD15_LAYERS
-from likeness.adapters.resampler import HEADS_KEY
+from likeness.adapters.perceiver import HEADS_KEY
 from likeness.adapters.uniportrait import load_uniportrait
 from likeness.faces.backbone import IRBackbone
 

@@ -10,7 +10,8 @@ import torch
 from likeness.adapters.checkpoint import save_tensors
 from likeness.adapters.identity import Identity
 from likeness.adapters.layers import SD15_LAYERS
-from likeness.adapters.resampler import HEADS_KEY, IDResampler, ResamplerSizes
+from likeness.adapters.perceiver import HEADS_KEY
+from likeness.adapters.resampler import IDResampler, ResamplerSizes
 from likeness.adapters.sharing import Sharing
 from likeness.adapters.uniportrait import load_uniportrait
 
