@@ -1,7 +1,7 @@
-"""Whole attention layers with UniPortrait's terms, for hosts that own the projections (the trainer, the tests).
+"""Whole attention layers with the systems' terms, for hosts that own the projections (the trainer, the tests).
 
 ComfyUI gives its patches q, k, v and takes the result before to_out; its host therefore uses the same parts directly:
-`identity_attention`, `shared_self_attention`, `without_reference_rows`.
+`identity_attention`, `pulid_attention`, `shared_self_attention`, `without_reference_rows`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,17 @@ class ScaledLoRA:
     scale: float = 1.0
 
 
+class Term(Protocol):
+    """Something that is added to a cross-attention layer's result, times its scale."""
+
+    @property
+    def scale(self) -> float:
+        """The factor; 0 or less switches the term off."""
+
+    def added(self, q: Tensor, text_result: Tensor, heads: int, attention: AttentionFunction) -> Tensor:
+        """The term (B, n, C), before its scale, from the queries and the attention to the text, each (B, n, C)."""
+
+
 @dataclass(frozen=True)
 class TokenTerm:
     """Identity or image-prompt tokens of this layer: keys and values, weights for each position, and a factor."""
@@ -45,29 +56,33 @@ class TokenTerm:
     weights: Tensor | None = None  # (B or 1, n, N); None: one block of tokens that counts everywhere
     attention: AttentionFunction | None = None  # None: the layer's; another one may mask tokens
 
+    def added(self, q: Tensor, text_result: Tensor, heads: int, attention: AttentionFunction) -> Tensor:
+        """Attention to the tokens on the same queries (UniPortrait, eq. 4)."""
+        return identity_attention(q, self.kv, self.weights, heads, self.attention or attention)
+
 
 def cross_attention_layer(
     layer: Projections,
     x: Tensor,
     text: Tensor,
     lora: ScaledLoRA | None = None,
-    identity: TokenTerm | None = None,
-    image_prompt: TokenTerm | None = None,
+    identity: Term | None = None,
+    image_prompt: Term | None = None,
     reference_chunks: int | None = None,
     attention: AttentionFunction = torch_attention,
 ) -> Tensor:
-    """Cross-attention to the text plus identity and image-prompt terms on the same queries (UniPortrait, eq. 4).
+    """Cross-attention to the text plus identity and image-prompt terms on the same queries.
 
     x (B, n, C) is the layer's normalised input, text (B, t, D). The LoRA acts on q, on the text's k and v, and on the
     output. A term with a scale of 0 or less is off. reference_chunks, while attention is shared, is the number of
     chunks whose row 0 is the reference and gets no terms. Returns (B, n, C), after to_out.
     """
     q, k, v = _project(layer, x, text, lora)
-    out = attention(q, k, v, layer.heads)
+    out = text_result = attention(q, k, v, layer.heads)
     for term in (image_prompt, identity):
         if term is None or term.scale <= 0:
             continue
-        added = identity_attention(q, term.kv, term.weights, layer.heads, term.attention or attention)
+        added = term.added(q, text_result, layer.heads, attention)
         if reference_chunks is not None:
             added = without_reference_rows(added, reference_chunks)
         out = out + term.scale * added

@@ -21,9 +21,11 @@ class Identity:
     """The tokens of one person. Two are equal if all fields are, tensors value by value.
 
     Attributes:
-        system: which system made it, such as "uniportrait".
+        system: which system made it: "uniportrait", "pulid-v1", "pulid-v1.1" or "pulid-flux".
         adapter: fingerprint of the adapter's weights; the tokens mean nothing to another.
-        tokens: "cond" and "uncond", each (m, D), kept as float32 on the CPU.
+        tokens: "cond" and "uncond", each (m, D), kept as float32 on the CPU. m is 16 for UniPortrait and 32 for PuLID
+            v1.1 and FLUX, however many photos there were; PuLID v1 has ten for the first photo and five or ten for each
+            other one, and as many unconditional tokens.
         label: the user's name for this person.
         preprocessing: version of the way from photo to features.
     """
@@ -64,8 +66,15 @@ def mix_identities(main: Identity, shares: Sequence[tuple[Identity, float]], lab
     """Blend other people into main: T = (1 - Σ s)·T_main + Σ s·T_other, as published.
 
     The shares are used as they are: they may be negative or sum to more than 1. For weights w over all of them, main
-    first, pass s = w / Σ w of the others. The unconditional tokens and, without a label, the label are main's; all
-    should be encoded with one structure scale. Raises ValueError if they come from different adapters.
+    first, pass s = w / Σ w of the others. The unconditional tokens and, without a label, the label are main's; for
+    UniPortrait all should be encoded with one structure scale.
+
+    UniPortrait publishes this sum; for PuLID it is ours. PuLID's tokens, too, have fixed roles by position (in v1 five
+    of the whole face and one for each scale, elsewhere one for each learned query), so it is like with like that is
+    blended, and a person between the two comes out, not two people side by side. With PuLID v1 all must have equally
+    many photos; the blend is photo by photo.
+
+    Raises ValueError if they come from different adapters, or have different numbers of tokens.
     """
     rest = 1.0 - sum(share for _, share in shares)
     mixed = rest * main.tokens["cond"]
@@ -119,4 +128,6 @@ def _check_related(main: Identity, other: Identity) -> None:
         )
     if main.tokens["cond"].shape != other.tokens["cond"].shape:
         shapes = f"{tuple(main.tokens['cond'].shape)} and {tuple(other.tokens['cond'].shape)}"
-        raise ValueError(f"cannot mix {pair}: they have different numbers of tokens, {shapes}.")
+        raise ValueError(
+            f"cannot mix {pair}: they have different numbers of tokens, {shapes}. Encode both from equally many photos."
+        )
