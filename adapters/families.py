@@ -27,9 +27,14 @@ FACE_BACKBONE = Family(
 )
 IP_ADAPTER_SD15 = Family("ip-adapter-sd15", "SD 1.5", "an IP-Adapter for SD 1.5", "put it in image_prompt")
 LIKENESS_IDENTITY = Family("likeness-identity", "", "a saved Likeness identity", "open it with Load Identity")
+PULID_V1 = Family("pulid-v1", "SDXL", "a PuLID v1 file", "open it with Load PuLID and use it with an SDXL model")
+PULID_V1_1 = Family("pulid-v1.1", "SDXL", "a PuLID v1.1 file", "open it with Load PuLID and use it with an SDXL model")
+PULID_FLUX = Family(
+    "pulid-flux", "FLUX", "a PuLID file for FLUX", "open it with Load PuLID and use it with a FLUX model"
+)
+PULID_PART = Family("pulid-part", "SDXL", "a PuLID file without its ID encoder", "it is incomplete")
 UNKNOWN = Family("unknown", "", "no model that Likeness knows", "check where it comes from")
 
-_PULID = "it belongs to PuLID, which needs {}"
 _OTHER_LOADER = "load it with ComfyUI's own {} node"
 
 # (pattern, family): the first pattern found wins. It is matched against lines "key AxBxC".
@@ -38,18 +43,14 @@ _RULES: tuple[tuple[str, Family], ...] = (
     (r"^faceid_proj\.", UNIPORTRAIT_FACEID),
     (r"^faceid_adapter\.\d+\.(to_q_router|to_k_router|aggr_router)\.", UNIPORTRAIT_ROUTER),
     (r"^faceid_adapter\.", UNIPORTRAIT_PART),
+    (r"^pulid_(ca\.\d+|encoder)\.", PULID_FLUX),
     (
-        r"^pulid_(ca\.\d+|encoder)\.",
-        Family("pulid-flux", "FLUX", "a PuLID file for FLUX", _PULID.format("a FLUX model")),
+        r"^(id_former\.|(double|single)_ca\.\d+\.)",
+        Family("pulid-flux2", "FLUX.2", "an unofficial PuLID file for FLUX.2", "Likeness has no PuLID for FLUX.2"),
     ),
-    (
-        r"^(id_adapter|image_proj)\.body\.0\.weight ",
-        Family("pulid-v1", "SDXL", "a PuLID v1 file", _PULID.format("an SDXL model")),
-    ),
-    (
-        r"^(id_adapter\.latents |image_proj\.id_embedding_mapping\.)",
-        Family("pulid-v1.1", "SDXL", "a PuLID v1.1 file", _PULID.format("an SDXL model")),
-    ),
+    (r"^(id_adapter\.(latents |proj_out |layers\.)|(id_adapter|image_proj)\.id_embedding_mapping\.)", PULID_V1_1),
+    (r"^(id_adapter|image_proj)\.(body|mapping_patch_\d)\.", PULID_V1),
+    (r"^id_adapter(_attn_layers)?\.", PULID_PART),
     (
         r"(^|\.)text_resampler_1\.proj_in\.weight ",
         Family("uniid-text", "SDXL", "a UniID text branch", "it belongs to UniID, which needs an SDXL model"),
@@ -61,11 +62,11 @@ _RULES: tuple[tuple[str, Family], ...] = (
     (r"^body\.\d+\.res_layer\.0\.weight ", FACE_BACKBONE),
     (
         r"^features\.running_mean ",
-        Family("iresnet", "", "an ArcFace iresnet backbone", "UniPortrait needs the CurricularFace one"),
+        Family("iresnet", "", "an ArcFace iresnet backbone", "UniPortrait takes CurricularFace, PuLID glintr100.onnx"),
     ),
     (
         r"^ip_adapter\.\d+\.to_k_ip\.weight \d+x2048$",
-        Family("ip-adapter-sdxl", "SDXL", "an IP-Adapter for SDXL", "UniPortrait needs the one for SD 1.5"),
+        Family("ip-adapter-sdxl", "SDXL", "an IP-Adapter for SDXL", "UniPortrait takes the one for SD 1.5"),
     ),
     (
         r"^image_proj\.(latents|proj\.\d|perceiver_resampler\.)",
@@ -73,7 +74,7 @@ _RULES: tuple[tuple[str, Family], ...] = (
             "ip-adapter-other",
             "SD 1.5",
             "an IP-Adapter Plus, Full or FaceID",
-            "UniPortrait needs the plain ip-adapter_sd15",
+            "UniPortrait takes the plain ip-adapter_sd15",
         ),
     ),
     (r"^ip_adapter\.\d+\.to_k_ip\.weight ", IP_ADAPTER_SD15),
@@ -96,6 +97,18 @@ _RULES: tuple[tuple[str, Family], ...] = (
     (
         r"(input_blocks|down_blocks)\.\d+\..*attn2\.to_k\.weight \d+x2048$",
         Family("sdxl", "SDXL", "an SDXL checkpoint", _OTHER_LOADER.format("Load Checkpoint")),
+    ),
+    (
+        r"^(visual\.)?(trunk\.)?blocks\.\d+\.(attn\.(q_bias |q_proj\.)|mlp\.(w1|fc1_g)\.)",
+        Family("eva-clip", "", "an EVA-CLIP vision tower", "PuLID's ID encoder reads it: put it in EVA-CLIP's place"),
+    ),
+    (
+        r"^(module\.)?ClassHead\.\d+\.conv1x1\.weight ",
+        Family("retinaface", "", "facexlib's face detector", "put it into models/facexlib"),
+    ),
+    (
+        r"^(module\.)?(cp\.resnet\.conv1\.weight |out_mask_conv\.)",
+        Family("face-parsing", "", "a face parsing model", "put it into models/facexlib"),
     ),
     (
         r"(^|\.)(vision_model\.encoder\.layers\.0\.|visual\.transformer\.resblocks\.0\.)",

@@ -10,8 +10,13 @@ from typing import Any
 import pytest
 import torch
 from likeness.adapters.attention_layer import ScaledLoRA, TokenTerm, cross_attention_layer, self_attention_layer
+from likeness.adapters.flux_attention import FluxAttentionSizes
+from likeness.adapters.id_encoder import IDEncoderSizes
+from likeness.adapters.id_former import IDFormerSizes
+from likeness.adapters.layers import sdxl_layers
 from likeness.adapters.lora import AttentionLoRA, choose_lora
 from likeness.adapters.projection import TokenProjection
+from likeness.adapters.pulid import PuLID, PuLIDSizes
 from likeness.adapters.regions import image_prompt_weights, region_weights
 from likeness.adapters.resampler import ResamplerSizes
 from likeness.adapters.routing import IDRouter, hard_routing
@@ -228,3 +233,38 @@ def tiny_files(tiny_adapter: UniPortrait, tmp_path: Path) -> Files:
         tensors[f"ip_adapter.{number}.to_v_ip.weight"] = projection.to_v.weight.detach()
     save_file(tensors, files.image_prompt)
     return files
+
+
+@pytest.fixture(scope="session")
+def pulid_sizes() -> dict[str, PuLIDSizes]:
+    """Sizes of a complete tiny adapter of each edition, with another width at each level."""
+    hidden = tuple(8 * layer.level for layer in sdxl_layers(1, 2))
+    former = IDFormerSizes(
+        id_dim=14,
+        vit_dim=10,
+        embedding_hidden=(11, 9),
+        mapping_hidden=(7, 13),
+        dim=12,
+        heads=3,
+        dim_head=4,
+        num_id_tokens=5,
+        num_queries=6,
+        output_dim=20,
+        ff_mult=2,
+    )
+    return {
+        "pulid-v1": PuLIDSizes("pulid-v1", IDEncoderSizes(14, 10, (11, 9), (7, 13), 5, 20), hidden),
+        "pulid-v1.1": PuLIDSizes("pulid-v1.1", former, hidden),
+        "pulid-flux": PuLIDSizes("pulid-flux", former, block=FluxAttentionSizes(24, 20, 3, 8), num_blocks=4),
+    }
+
+
+@pytest.fixture
+def tiny_pulid(pulid_sizes: dict[str, PuLIDSizes]) -> Callable[[str], PuLID]:
+    """`tiny_pulid(edition)`: an adapter with random weights."""
+
+    def make(edition: str) -> PuLID:
+        torch.manual_seed(0)
+        return PuLID(pulid_sizes[edition]).requires_grad_(False)
+
+    return make

@@ -29,7 +29,19 @@ EXAMPLES = [
             "ip_adapter.1.to_k_ip.weight": (640, 2048),
         },
     ),
+    ("pulid-v1", {"id_adapter.mapping_patch_0.0.weight": (1024, 1024)}),  # a part, still told apart
+    ("pulid-v1.1", {"id_adapter.layers.0.0.to_kv.weight": (2048, 1024)}),
+    ("pulid-v1.1", {"id_adapter.id_embedding_mapping.0.weight": (1024, 1280)}),
+    ("pulid-part", {"id_adapter_attn_layers.1.id_to_k.weight": (640, 2048)}),
     ("pulid-flux", {"pulid_ca.0.to_q.weight": (2048, 3072), "pulid_encoder.latents": (1, 32, 1024)}),
+    ("pulid-flux", {"pulid_encoder.latents": (1, 32, 1024)}),
+    ("pulid-flux2", {"id_former.latents": (1, 4, 4096), "double_ca.0.to_q.weight": (1024, 4096)}),
+    ("eva-clip", {"visual.blocks.0.attn.q_bias": (1024,), "visual.blocks.0.mlp.w1.weight": (2730, 1024)}),
+    ("eva-clip", {"visual.trunk.blocks.0.attn.q_proj.weight": (1024, 1024)}),
+    ("eva-clip", {"blocks.0.mlp.fc1_g.weight": (2730, 1024)}),
+    ("face-parsing", {"cp.resnet.conv1.weight": (64, 3, 7, 7), "ffm.convblk.conv.weight": (256, 256, 1, 1)}),
+    ("retinaface", {"body.conv1.weight": (64, 3, 7, 7), "ClassHead.0.conv1x1.weight": (4, 256, 1, 1)}),
+    ("retinaface", {"module.ClassHead.0.conv1x1.weight": (4, 256, 1, 1)}),
     ("uniid-text", {"text_branch.text_resampler_1.proj_in.weight": (768, 512)}),
     ("uniid-text", {"text_resampler_1.proj_in.weight": (768, 512)}),
     ("uniid-adapter", {"adapter_branch.adapter_resampler.proj_face_recog_model_layers.0.weight": (768, 448)}),
@@ -66,7 +78,16 @@ def test_base_models():
         "sd15",
     }
     assert {name for name, base in bases.items() if base == "FLUX"} == {"pulid-flux", "flux"}
+    assert bases["pulid-flux2"] == "FLUX.2"
     assert bases["pulid-v1"] == bases["pulid-v1.1"] == bases["uniid-text"] == bases["uniid-adapter"] == "SDXL"
+
+
+PULID_FILES = [
+    ("01_id_encoder_v1", "pulid-v1"),
+    ("02_id_former", "pulid-v1.1"),
+    ("04_flux_ca", "pulid-flux"),
+    ("07_eva_clip_tiny", "eva-clip"),
+]
 
 
 def test_real_reference_files(golden):
@@ -79,6 +100,7 @@ def test_real_reference_files(golden):
         (backbone.weights(), "curricular-face"),
         (unet.weights("uniportrait-router_sd15/"), "uniportrait-router"),
         (unet.weights("ip-adapter_sd15/"), "ip-adapter-sd15"),
+        *((golden("pulid", name).weights(), family) for name, family in PULID_FILES),
     ):
         assert weights
         assert recognise({key: tuple(value.shape) for key, value in weights.items()}).name == name
