@@ -1,4 +1,4 @@
-"""ArcFace recognisers as ONNX files, such as glintr100 of insightface's antelopev2 (PuLID spec 1.1).
+"""ArcFace recognisers as ONNX files, such as glintr100 of insightface's antelopev2 (docs/pulid.md, 1.1).
 
 Letters: k crops, d length of the embedding.
 """

@@ -1,4 +1,4 @@
-"""What EVA-CLIP sees of a person: the face in grey, everything that is not the person white (PuLID spec 1.3).
+"""What EVA-CLIP sees of a person: the face in grey, everything that is not the person white (docs/pulid.md, 1.3).
 
 Letters: B pictures, H, W their sides. Pixels are RGB in [0, 1].
 """

@@ -1,4 +1,4 @@
-"""The EVA02-CLIP visual tower through timm: the projected embedding and five hidden states (PuLID spec 1.4, section 6).
+"""The EVA02-CLIP visual tower through timm: the projected embedding and five hidden states (docs/pulid.md, 1.4 and 6).
 
 Letters: B pictures, n patches, W the tower's width, E the length of its embedding; 576, 1024 and 768 in the published
 tower of 24 blocks.

@@ -1,4 +1,4 @@
-"""EVA02-CLIP files: their names for tensors, and the sizes that these show (PuLID spec 6.1)."""
+"""EVA02-CLIP files: their names for tensors, and the sizes that these show (docs/pulid.md, 6.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a face each pixel shows: the parser, from a file to labels and composites (PuLID spec 1.3, 7.1).
+"""Which part of a face each pixel shows: the parser, from a file to labels and composites (docs/pulid.md, 1.3, 7.1).
 
 Letters: B pictures, H, W their sides. Pixels are RGB in [0, 1].
 """

@@ -1,4 +1,4 @@
-"""PuLID's two views of a face: a 512 px portrait for the parser, a 112 px crop to recognise (PuLID spec 1.1, 1.2).
+"""PuLID's two views of a face: a 512 px portrait for the parser, a 112 px crop to recognise (docs/pulid.md, 1.1, 1.2).
 
 One face decides both. The released system asks two detectors, which may mean two people of one picture; how it then
 chooses stands in `released_choice`.
