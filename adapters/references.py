@@ -27,7 +27,12 @@ def id_condition(face_embedding: Tensor, projected: Tensor) -> Tensor:
 
 
 def person_tokens(
-    encoder: IDEncoder | IDFormer, id_cond: Tensor, hidden: Sequence[Tensor], joining: str = "published"
+    encoder: IDEncoder | IDFormer,
+    id_cond: Tensor,
+    hidden: Sequence[Tensor],
+    joining: str = "published",
+    noise: float = 0.0,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """An identity's tokens, "cond" and "uncond", each (m, D); the latter are the encoder's answer to zeros.
 
@@ -42,6 +47,9 @@ def person_tokens(
     v1's unconditional tokens are joined in the same way, so that both guidance halves are equally long; those of v1.1
     and FLUX are always those of one photo.
 
+    noise: nothing published; the same port can put uniform numbers of 0 to `noise` in the place of nobody's zeros. Here
+    they are drawn on the CPU from `seed`, and only there (docs/pulid.md, 10, ComfyUI port 5).
+
     Raises:
         ValueError: no photo, or another joining.
     """
@@ -50,7 +58,7 @@ def person_tokens(
     if not len(id_cond):
         raise ValueError("a person needs at least one photo.")
     assert all(len(state) == len(id_cond) for state in hidden), [tuple(state.shape) for state in hidden]
-    nobody = encoder(torch.zeros_like(id_cond[:1]), [torch.zeros_like(state[:1]) for state in hidden])
+    nobody = encoder(*_nobody(id_cond[:1], [state[:1] for state in hidden], noise, seed))
     if joining == "mean":
         return {"cond": encoder(id_cond, hidden).mean(0), "uncond": nobody[0]}
     if isinstance(encoder, IDFormer):
@@ -59,6 +67,15 @@ def person_tokens(
     kept = None if joining == "all tokens" else encoder.sizes.num_tokens
     alone = encoder(id_cond, hidden)
     return {"cond": _append(alone, kept), "uncond": _append(nobody.expand(len(id_cond), -1, -1), kept)}
+
+
+def _nobody(id_cond: Tensor, hidden: Sequence[Tensor], noise: float, seed: int) -> tuple[Tensor, list[Tensor]]:
+    """What the encoder reads of nobody, shaped like one photo's features: zeros, or weak noise."""
+    if noise == 0:
+        return torch.zeros_like(id_cond), [torch.zeros_like(state) for state in hidden]
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [noise * torch.rand(like.shape, generator=generator).to(like) for like in (id_cond, *hidden)]
+    return drawn[0], drawn[1:]
 
 
 def _append(tokens: Tensor, kept: int | None) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .alignment import resize_bilinear
 from .insightface_packs import RECOGNISER, find_network, missing_message
-from .onnx_sessions import open_session
+from .onnx_sessions import AUTO, open_session
 
 SIZE = 112  # pixels; the crop is that of `alignment.align`
 _AT_ONCE = 16
@@ -21,13 +21,13 @@ _AT_ONCE = 16
 class ArcFace:
     """A recogniser with one picture input (B, 3, 112, 112) and one embedding output."""
 
-    def __init__(self, model: bytes, name: str) -> None:
-        """model: the content of the .onnx file.
+    def __init__(self, model: bytes, name: str, provider: str = AUTO) -> None:
+        """model: the content of the .onnx file. provider: where it computes, see `onnx_sessions.open_session`.
 
         Raises ValueError when onnxruntime is missing, and for a file that is damaged or no such recogniser.
         """
         self.name = name
-        self._session = open_session(model, f"the recogniser {name}")
+        self._session = open_session(model, f"the recogniser {name}", provider=provider)
         (self._input, *others), outputs = self._session.get_inputs(), self._session.get_outputs()
         if others or len(outputs) != 1 or list(self._input.shape[1:]) != [3, SIZE, SIZE]:
             raise ValueError(
@@ -47,7 +47,7 @@ class ArcFace:
         return np.concatenate([self._session.run(None, {self._input.name: part})[0] for part in parts])
 
 
-def load_recogniser(folders: Sequence[Path]) -> ArcFace:
+def load_recogniser(folders: Sequence[Path], provider: str = AUTO) -> ArcFace:
     """The recogniser of an insightface pack below these folders, such as ComfyUI's models/insightface.
 
     Raises ValueError when there is none, naming the file, all places and where it is published, and as `ArcFace` does.
@@ -55,7 +55,7 @@ def load_recogniser(folders: Sequence[Path]) -> ArcFace:
     found = find_network(RECOGNISER, folders)
     if found is None:
         raise ValueError(missing_message(RECOGNISER, folders))
-    return ArcFace(found.read(), found.name)
+    return ArcFace(found.read(), found.name, provider)
 
 
 def network_input(crops: np.ndarray) -> np.ndarray:

@@ -47,6 +47,16 @@ class EvaClip(nn.Module):
         self.taps = [step * number - 1 for number in range(1, NUM_HIDDEN + 1)]  # 3, 7, 11, 15, 19 of 24 blocks
         self.eval()
 
+    @property
+    def width(self) -> int:
+        """Channels of a hidden state."""
+        return self.trunk.embed_dim
+
+    @property
+    def embedding(self) -> int:
+        """Length of the projected embedding."""
+        return self.trunk.num_classes
+
     def see(self, composites: Tensor, antialias: bool) -> EvaFeatures:
         """The features of composites (B, 3, H, W), RGB in [0, 1]; antialias: see `composite.clip_input`."""
         return self(clip_input(composites, self.image_size, antialias))

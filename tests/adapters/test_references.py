@@ -158,3 +158,23 @@ class TestIdentity:
                 mix_identities(main, [(identity(system, label="Bo"), 0.5)])
         with pytest.raises(ValueError, match="different pulid-v1 weights"):
             mix_identities(main, [(identity("pulid-v1", adapter="0" * 64), 0.5)])
+
+
+@pytest.mark.parametrize("edition", EDITIONS)
+def test_noise_changes_nobody_only_and_can_be_repeated(tiny_pulid, photos, edition):
+    encoder, (id_cond, hidden) = tiny_pulid(edition).encoder, photos(2)
+    without = person_tokens(encoder, id_cond, hidden)
+    first, again, other = (person_tokens(encoder, id_cond, hidden, noise=0.5, seed=seed) for seed in (7, 7, 8))
+    assert torch.equal(first["cond"], without["cond"])
+    assert torch.equal(first["uncond"], again["uncond"])
+    assert (first["uncond"] - without["uncond"]).abs().max() > 1e-3
+    assert (first["uncond"] - other["uncond"]).abs().max() > 1e-3
+    assert first["uncond"].shape == without["uncond"].shape
+
+
+def test_noise_is_uniform_from_nothing_to_its_strength(tiny_pulid, photos):
+    encoder, calls = tiny_pulid("pulid-flux").encoder, []
+    encoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments))
+    person_tokens(encoder, *photos(1), noise=-0.4)
+    drawn = torch.cat([calls[0][0].flatten(), *(state.flatten() for state in calls[0][1])])
+    assert -0.4 <= drawn.min() < -0.38 and -0.02 < drawn.max() <= 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from likeness.faces.arcface import ArcFace, load_recogniser, network_input
+from likeness.faces.onnx_sessions import chosen_providers
 
 
 @pytest.fixture
@@ -52,3 +53,19 @@ def test_files_that_are_no_recogniser_are_named(recogniser_model, tmp_path):
     (tmp_path / "glintr100.onnx").write_bytes(recogniser_model(side=64))
     with pytest.raises(ValueError, match=r"glintr100.onnx in .* is not a face recogniser of the ArcFace family"):
         load_recogniser([tmp_path])
+
+
+def test_a_provider_can_be_named(recogniser_model, crops, tmp_path, caplog):
+    """One that the runtime lacks is no error: a graph made on another machine should run."""
+    (tmp_path / "glintr100.onnx").write_bytes(recogniser_model())
+    on_the_cpu = load_recogniser([tmp_path], "CPU").embed(crops[:2])
+    assert not caplog.messages
+    np.testing.assert_array_equal(load_recogniser([tmp_path], "DirectML").embed(crops[:2]), on_the_cpu)
+    assert "runs on the CPU: the installed onnxruntime does not offer DirectML" in caplog.text
+
+
+def test_the_named_provider_has_the_cpu_behind_it():
+    offered = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    assert chosen_providers(offered) == offered[1:]
+    assert chosen_providers(offered, "CUDA") == offered[1:]
+    assert chosen_providers(offered, "CPU") == chosen_providers(offered, "ROCM") == offered[2:]
