@@ -30,7 +30,7 @@ def open_session(model: bytes, name: str, instead: str = "", provider: str = AUT
     """A network from the content of an .onnx file.
 
     name: what messages call it. instead: a clause on what the user can do who has no onnxruntime. provider: "auto" for
-    what the runtime prefers, or a key of `PROVIDERS`; one that it does not offer is replaced by the CPU, with a warning.
+    what the runtime prefers, or a key of `PROVIDERS`; for one that it does not offer comes the CPU, with a warning.
     Raises ValueError when onnxruntime is missing, and for a file that is damaged.
     """
     try:
