@@ -15,11 +15,17 @@ ASPECT_TOLERANCE = 0.05  # sizes in pixels are rounded to multiples of 8 or 64 o
 class RegionMasks:
     """The masks of one Apply node, identity by identity; None means no mask was drawn for that person.
 
-    Masked identities share the picture by UniPortrait's region rule (spec 5.5). Those without a mask share, by the
-    router, what no mask covers: with no mask at all that is everything, with masks for all it is nothing.
+    Masked identities share the picture by UniPortrait's region rule (spec 5.5). Those without a mask share what no mask
+    covers, as the system routes: with no mask at all that is everything, with masks for all it is nothing.
+
+    Args:
+        masks: one for each of the first identities.
+        num_people: how many identities there are.
+        keep_soft_edges: keep the grey of a mask where it stands alone.
     """
 
-    def __init__(self, masks: Sequence[torch.Tensor | None], keep_soft_edges: bool) -> None:
+    def __init__(self, masks: Sequence[torch.Tensor | None], num_people: int, keep_soft_edges: bool) -> None:
+        masks = (*masks, *[None] * (num_people - len(masks)))
         self.masked = [index for index, mask in enumerate(masks) if mask is not None]
         self.unmasked = [index for index, mask in enumerate(masks) if mask is None]
         self.keep_soft_edges = keep_soft_edges
@@ -27,8 +33,13 @@ class RegionMasks:
 
     @property
     def covers_everyone(self) -> bool:
-        """True if every identity has a mask, so that the router has nothing to decide."""
+        """True if every identity has a mask, so that nothing is left to route."""
         return not self.unmasked
+
+    @property
+    def shares_places(self) -> bool:
+        """True if several identities without masks share places, which the system has to route."""
+        return len(self.unmasked) > 1
 
     def check_aspect(self, latent_size: tuple[int, int]) -> None:
         """Refuse masks of another shape than the picture.
@@ -56,16 +67,16 @@ class RegionMasks:
     ) -> torch.Tensor:
         """Identity weights (1 or B, n, N) for a layer grid of `size`, on the device and in the dtype of `place`.
 
-        `area` says which part of a latent of `latent_size` this grid shows. `route(indices)` gives the one-hot weights
-        (B, n, len(indices)) of the router among those identities.
+        `area` says which part of a latent of `latent_size` this grid shows. `route(indices)` gives the weights
+        (B, n, len(indices)) of those identities among themselves; it is only asked where several have no mask.
         """
         if self._stack is None:
-            return route(self.unmasked)
+            return route(self.unmasked).to(place)
         region = region_weights(self._cropped(latent_size, area), size, self.keep_soft_edges).to(place)
         if self.covers_everyone:
             return region
         free = 1.0 - region.sum(-1, keepdim=True)
-        routed = free if len(self.unmasked) == 1 else free * route(self.unmasked)
+        routed = free * route(self.unmasked).to(place) if self.shares_places else free
         batch = max(region.shape[0], routed.shape[0])
         joined = torch.cat([region.expand(batch, -1, -1), routed.expand(batch, -1, -1)], dim=-1)
         order = [(self.masked + self.unmasked).index(index) for index in range(joined.shape[-1])]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -18,7 +20,14 @@ if TYPE_CHECKING:
     from comfy.patcher_extension import WrapperExecutor
 
 SIGMA_KEY = "likeness_sigma"
+REACHED_SHARE = (
+    0.25  # step caches skip half to two thirds of the blocks and carry the identity on; below this it is lost
+)
 Area = tuple[int, int, int, int]  # height, width, y, x of a conditioning area, in latent pixels
+
+_logger = logging.getLogger("likeness.model_patches")
+# The call that is running in this thread, for blocks that are called without transformer_options (`call_of`).
+_CURRENT: ContextVar[Mapping[str, ModelCall | None]] = ContextVar("likeness_current_calls")
 
 
 @dataclass(frozen=True)
@@ -34,16 +43,39 @@ class Rows:
 class Run:
     """One sampling run: what is computed once, and who the rows of a batch belong to."""
 
-    def __init__(self, guider: Any = None, latent_size: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        guider: Any = None,
+        latent_size: tuple[int, int] | None = None,
+        sigmas: tuple[float, ...] = (),
+    ) -> None:
         self.latent_size = latent_size
+        self.sigmas = sigmas
         self.cache: dict[Any, Any] = {}
+        self.planned_layers = 0
+        self.reached_layers = 0
         self._guider = guider
+
+    @property
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Where this run's model computes, and in what."""
+        patcher = self._guider.model_patcher
+        return patcher.load_device, patcher.model.get_dtype_inference()
+
+    @property
+    def guided(self) -> bool:
+        """True if the negative prompt will be computed: it is left out where its factor is 0."""
+        return "negative" in self._guider.conds and getattr(self._guider, "cfg", None) != 1.0
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
         """The value under `key`, computed at the first use of this run."""
         if key not in self.cache:
             self.cache[key] = compute()
         return self.cache[key]
+
+    def prepared(self, patch: RunPatch, device: torch.device, dtype: torch.dtype) -> Any:
+        """What `patch` prepares for this run on this device."""
+        return self.cached(("prepared", device, dtype), lambda: patch.prepare(device, dtype))
 
     def clear(self) -> None:
         """Free everything: an exception's traceback may hold on to this object."""
@@ -76,14 +108,17 @@ class ModelCall:
     prepared: Any
     rows: tuple[Rows, ...]
     rows_per_chunk: int
-    latent_size: tuple[int, int]
-    routing: dict[int, LayerWeights]
+    latent_size: tuple[int, int]  # of the whole picture
+    size: tuple[int, int]  # of what this call computes, an area of the picture or all of it
+    routing: dict[int, LayerWeights] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)  # numbers of the layers that were called
 
 
 class RunPatch(Protocol):
     """What `follow_runs` needs of a patch."""
 
     key: str
+    title: str  # for messages: the node's name
     window: Window
 
     def begin(self, run: Run) -> None:
@@ -96,18 +131,31 @@ class RunPatch(Protocol):
         """Called after each model call inside the window."""
 
 
-def follow_runs(model: ModelPatcher, patch: RunPatch) -> None:
-    """Register the wrappers that give `patch` its run and call state under `patch.key` in transformer_options."""
+def follow_runs(model: ModelPatcher, patch: RunPatch, num_layers: int) -> None:
+    """Register the wrappers that give `patch` its run and call state under `patch.key` in transformer_options.
 
-    def outer_sample(executor: WrapperExecutor, noise: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    num_layers is how many layers or blocks each model call should reach; a run that reaches far fewer is reported.
+    """
+
+    def outer_sample(
+        executor: WrapperExecutor,
+        noise: torch.Tensor,
+        latent_image: torch.Tensor,
+        sampler: Any,
+        sigmas: torch.Tensor,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
         guider = executor.class_obj
-        run = Run(guider, (noise.shape[-2], noise.shape[-1]))
-        patch.begin(run)
-        guider.model_options["transformer_options"][_run_key(patch)] = run  # a copy that ComfyUI drops after the run
+        run = Run(guider, (noise.shape[-2], noise.shape[-1]), tuple(sigmas.tolist()))
         try:
-            return executor(noise, *args, **kwargs)
+            patch.begin(run)
+            guider.model_options["transformer_options"][_run_key(patch)] = run  # a copy that ComfyUI drops afterwards
+            result = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             run.clear()
+        _report_skipped_layers(patch, run)
+        return result
 
     def apply_model(
         executor: WrapperExecutor,
@@ -123,13 +171,16 @@ def follow_runs(model: ModelPatcher, patch: RunPatch) -> None:
         sigma = options.get(SIGMA_KEY)
         if sigma is None:  # the one device-to-host copy of this call, however many patches there are
             sigma = options[SIGMA_KEY] = float(t.flatten()[0])
-        call = None
-        if patch.window.contains(sigma):
-            call = options[patch.key] = _begin_call(patch, options, x, executor.class_obj)
-        else:
-            options[patch.key] = None
-        result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        call = _begin_call(patch, options, x, executor.class_obj) if patch.window.contains(sigma) else None
+        options[patch.key] = call
+        token = _CURRENT.set({**_CURRENT.get({}), patch.key: call})
+        try:
+            result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)
+        finally:
+            _CURRENT.reset(token)
         if call is not None:
+            call.run.planned_layers += num_layers
+            call.run.reached_layers += len(call.reached)
             patch.finish_call(call)
         return result
 
@@ -137,19 +188,22 @@ def follow_runs(model: ModelPatcher, patch: RunPatch) -> None:
     model.add_wrapper_with_key(WrappersMP.APPLY_MODEL, patch.key, apply_model)
 
 
-def call_of(patch: RunPatch, extra_options: dict[str, Any]) -> ModelCall | None:
+def call_of(patch: RunPatch, extra_options: Mapping[str, Any] | None) -> ModelCall | None:
     """The current call's state inside a layer, or None outside the window.
+
+    Accelerators that go through a network's blocks themselves may call a patch without transformer_options; then what
+    runs in this thread counts.
 
     Raises:
         RuntimeError: the model was called around ComfyUI's wrappers, so nothing was decided for this call.
     """
-    try:
-        return extra_options[patch.key]
-    except KeyError:
-        raise RuntimeError(
-            "Likeness: this sampler calls the diffusion model directly, past ComfyUI's model wrappers, so the identity "
-            "cannot be applied. Use a sampler node that works through ComfyUI's own sampling functions."
-        ) from None
+    for options in (extra_options or {}, _CURRENT.get({})):
+        if patch.key in options:
+            return options[patch.key]
+    raise RuntimeError(
+        "Likeness: this sampler calls the diffusion model directly, past ComfyUI's model wrappers, so the identity "
+        "cannot be applied. Use a sampler node that works through ComfyUI's own sampling functions."
+    )
 
 
 def _run_key(patch: RunPatch) -> str:
@@ -159,17 +213,15 @@ def _run_key(patch: RunPatch) -> str:
 def _begin_call(patch: RunPatch, options: dict[str, Any], x: torch.Tensor, base_model: Any) -> ModelCall:
     # A call outside a sampling run (a script, a test) gets a run of its own.
     run: Run = options.get(_run_key(patch)) or Run()
-    dtype = base_model.get_dtype_inference()
-    prepared = run.cached(("prepared", x.device, dtype), lambda: patch.prepare(x.device, dtype))
     origins = run.chunk_origins(options)
-    latent_size = run.latent_size or (x.shape[-2], x.shape[-1])
+    size = (x.shape[-2], x.shape[-1])
     return ModelCall(
         run=run,
-        prepared=prepared,
+        prepared=run.prepared(patch, x.device, base_model.get_dtype_inference()),
         rows=_merge_rows(origins, x.shape[0] // len(origins)),
         rows_per_chunk=x.shape[0] // len(origins),
-        latent_size=latent_size,
-        routing={},
+        latent_size=run.latent_size or size,
+        size=size,
     )
 
 
@@ -180,3 +232,14 @@ def _merge_rows(origins: list[tuple[bool, Area | None]], rows_per_chunk: int) ->
         merged.append(Rows(start, stop, unconditional, area))
         start = stop
     return tuple(merged)
+
+
+def _report_skipped_layers(patch: RunPatch, run: Run) -> None:
+    if run.reached_layers < REACHED_SHARE * run.planned_layers:
+        _logger.warning(
+            "%s: the identity reached only %d of the %d layers of this run, because something else in the workflow "
+            "replaces or skips them. The people will hardly be recognisable.",
+            patch.title,
+            run.reached_layers,
+            run.planned_layers,
+        )

@@ -1,16 +1,17 @@
-"""Attention-replace slots of a ModelPatcher: what was there is called, and what comes later can add to us."""
+"""Replace slots of a ModelPatcher: what was there is called, and what comes later can wrap us or add to us."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.attention import AttentionFunction
-from ..adapters.layers import AttentionLayer
+from ..adapters.layers import AttentionLayer, FluxPlace
 from .sampling_run import SIGMA_KEY
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
 CLONE_KEY = "likeness"
+Patch = Callable[..., Any]
 
 
 def host_attention(options: dict[str, Any]) -> AttentionFunction:
@@ -30,16 +32,38 @@ def host_attention(options: dict[str, Any]) -> AttentionFunction:
     return attention
 
 
-class AttentionSlot:
-    """One replace slot: `slot(q, k, v, extra_options)` -> (B, n, C) before to_out, as ComfyUI calls it.
+class Slot:
+    """What every replace slot of ours does for the patch that was there before.
+
+    ComfyUI asks patch objects for `to`, `models` and `cleanup`; a wrapped patch must still be reached.
+    """
+
+    def __init__(self, previous: Patch | None) -> None:
+        self.previous = previous
+
+    def to(self, device_or_dtype: Any) -> Slot:
+        if self.previous is not None and hasattr(self.previous, "to"):
+            self.previous = self.previous.to(device_or_dtype)
+        return self
+
+    def models(self) -> list[ModelPatcher]:
+        return self.previous.models() if self.previous is not None and hasattr(self.previous, "models") else []
+
+    def cleanup(self) -> None:
+        if self.previous is not None and hasattr(self.previous, "cleanup"):
+            self.previous.cleanup()
+
+
+class AttentionSlot(Slot):
+    """One attention slot: `slot(q, k, v, extra_options)` -> (B, n, C) before to_out, as ComfyUI calls it.
 
     Subclasses override `attend`. Other packs look for `add(callback, **kwargs)` on whatever sits in the slot and count
     on `callback(out, q, k, v, extra_options, **kwargs)` being added between `sigma_end` and `sigma_start`. ComfyUI's
     clones share patch objects, so each clone of the model gets its own copies (`_copy_slots`): an `add` never leaks.
     """
 
-    def __init__(self, previous: Callable[..., torch.Tensor] | None) -> None:
-        self.previous = previous
+    def __init__(self, previous: Patch | None) -> None:
+        super().__init__(previous)
         self._added: tuple[tuple[Callable[..., torch.Tensor], dict[str, Any]], ...] = ()
 
     def __call__(
@@ -74,36 +98,45 @@ class AttentionSlot:
         sigma = extra_options.get(SIGMA_KEY)
         return sigma is None or kwargs["sigma_end"] <= sigma <= kwargs["sigma_start"]
 
-    # ComfyUI asks patch objects for these three; a wrapped patch must still be reached.
-    def to(self, device_or_dtype: Any) -> AttentionSlot:
-        if self.previous is not None and hasattr(self.previous, "to"):
-            self.previous = self.previous.to(device_or_dtype)
-        return self
 
-    def models(self) -> list[ModelPatcher]:
-        return self.previous.models() if self.previous is not None and hasattr(self.previous, "models") else []
+class BlockSlot(Slot, ABC):
+    """One block of a transformer: `slot(args, extra)` -> {"img": ..., "txt": ...}, as ComfyUI calls it.
 
-    def cleanup(self) -> None:
-        if self.previous is not None and hasattr(self.previous, "cleanup"):
-            self.previous.cleanup()
+    args holds the block's inputs, extra ComfyUI's own block under "original_block".
+    """
+
+    @abstractmethod
+    def __call__(self, args: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        """The block's outputs."""
+
+    def underlying(self, args: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+        """What ComfyUI, or the patch that was here before, would compute."""
+        if self.previous is not None:
+            return self.previous(args, extra)
+        return extra["original_block"](args)
 
 
 def fill_slot(
-    model: ModelPatcher,
-    layer: AttentionLayer,
-    make: Callable[[Callable[..., torch.Tensor] | None], AttentionSlot],
+    model: ModelPatcher, layer: AttentionLayer, make: Callable[[Patch | None], AttentionSlot], by_index: bool = False
 ) -> None:
     """Put `make(previous)` into the slot of this layer.
 
-    The two-part key is what other SD 1.5 packs use and look up; ComfyUI prefers a three-part key where there is one, so
-    a pack that used it is wrapped under the same key.
+    ComfyUI looks for a slot under (block, number, index of the transformer in that block), then under (block, number).
+    The short key is what packs use and look up for SD 1.5, whose blocks hold one transformer each; for SDXL they use
+    the long one (`by_index`). A patch under the other key is wrapped too: ours would hide it.
     """
     slots = model.model_options["transformer_options"].get("patches_replace", {}).get(layer.kind, {})
-    key: tuple[Any, ...] = (layer.block, layer.block_id)
-    if (*key, 0) in slots:
-        key = (*key, 0)
-    model.set_model_patch_replace(make(slots.get(key)), layer.kind, *key)
+    short = (layer.block, layer.block_id)
+    long = (*short, layer.index)
+    key = long if by_index or long in slots else short
+    model.set_model_patch_replace(make(slots.get(key, slots.get(short))), layer.kind, *key)
     _own_slots(model)
+
+
+def fill_block(model: ModelPatcher, place: FluxPlace, make: Callable[[Patch | None], BlockSlot]) -> None:
+    """Put `make(previous)` into the slot of this block of FLUX."""
+    slots = model.model_options["transformer_options"].get("patches_replace", {}).get("dit", {})
+    model.set_model_patch_replace(make(slots.get((place.kind, place.index))), "dit", place.kind, place.index)
 
 
 def _own_slots(model: ModelPatcher) -> None:

@@ -14,8 +14,9 @@ from ..adapters.layers import SD15_LAYERS
 from ..adapters.lora import choose_lora
 from ..adapters.projection import KeysValues, TokenProjection
 from ..adapters.sharing import Sharing
-from .base_model import check_attention_layers
+from .base_model import WantedBase, check_attention_layers
 from .lora import LayerLoRA, add_once, correct_output, keep_inputs, merge_lora
+from .people import check_anybody, check_identities, labels
 from .region_masks import RegionMasks
 from .routing_maps import RoutingRecord
 from .sampling_run import ModelCall, Run, follow_runs
@@ -29,6 +30,13 @@ if TYPE_CHECKING:
     from .uniportrait_models import UniPortraitModels
 
 KEY = "likeness.uniportrait"
+TITLE = "Apply UniPortrait"
+BASE = WantedBase(
+    TITLE,
+    "UniPortrait",
+    "SD 1.5 models only (and their fine-tunes, such as Realistic Vision)",
+    "load an SD 1.5 checkpoint",
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +74,8 @@ class UniPortraitSettings:
 class UniPortraitPatch:
     """One Apply node's state: immutable after construction, shared by its slots in all layers."""
 
+    title = TITLE
+
     def __init__(
         self,
         key: str,
@@ -79,8 +89,7 @@ class UniPortraitPatch:
         self.window = window
         self.settings = settings
         self.record = record
-        masks = (*settings.masks, *[None] * (len(identities) - len(settings.masks)))
-        self.regions = RegionMasks(masks, settings.keep_soft_edges)
+        self.regions = RegionMasks(settings.masks, len(identities), settings.keep_soft_edges)
         self.lora_name = _choose_lora(len(identities), settings.lora_scale)
         self._models = models
         self._tokens = None  # (2, N, m, D): the positive and the negative half
@@ -102,7 +111,7 @@ class UniPortraitPatch:
     @property
     def routes(self) -> bool:
         """True if some identities share places by the router."""
-        return self.draws and len(self.regions.unmasked) > 1
+        return self.draws and self.regions.shares_places
 
     @property
     def windowed_lora(self) -> bool:
@@ -189,7 +198,8 @@ def apply_uniportrait(
         ValueError: no identity and no image prompt; a model that is not SD 1.5; an identity of another adapter; several
             identities without a router file; bad masks; a bad window, or one that overlaps an earlier Apply's.
     """
-    check_attention_layers(model, SD15_LAYERS, models.weights.sizes.hidden, models.weights.sizes.resampler.output_dim)
+    sizes = models.weights.sizes
+    check_attention_layers(model, BASE, SD15_LAYERS, sizes.hidden, sizes.resampler.output_dim)
     _check_identities(models, identities, settings)
     window = Window.from_percent(model, settings.start_percent, settings.end_percent)
     earlier: tuple[Window, ...] = model.get_attachment(KEY) or ()
@@ -198,7 +208,7 @@ def apply_uniportrait(
             "Apply UniPortrait: this model already has UniPortrait in the same steps. Connect all identities to one "
             "Apply UniPortrait, or give the two nodes start/end windows that do not overlap."
         )
-    record = RoutingRecord(tuple(_labels(identities)))
+    record = RoutingRecord(labels(identities))
     patch = UniPortraitPatch(f"{KEY}.{len(earlier)}", window, models, identities, settings, record)
     patched = model.clone()
     if window.empty or not patch.has_effect:
@@ -207,23 +217,24 @@ def apply_uniportrait(
     patched.set_additional_models(patch.key, patch.additional_models())
     if patch.lora_name is not None and window.whole_run:
         merge_lora(patched, SD15_LAYERS, models.lora(patch.lora_name), settings.lora_scale)
-    _fill_slots(patched, patch)
-    follow_runs(patched, patch)
+    num_layers = _fill_slots(patched, patch)
+    follow_runs(patched, patch, num_layers)
     return patched, record
 
 
-def _fill_slots(model: ModelPatcher, patch: UniPortraitPatch) -> None:
-    for layer in SD15_LAYERS:
-        if layer.is_cross:
-            fill_slot(model, layer, partial(patch.cross_slot, layer.number))
-        elif patch.windowed_lora or patch.settings.sharing is not None:
-            fill_slot(model, layer, partial(patch.self_slot, layer.number))
+def _fill_slots(model: ModelPatcher, patch: UniPortraitPatch) -> int:
+    """Install the patch's slots; returns how many."""
+    in_self = patch.windowed_lora or patch.settings.sharing is not None
+    layers = [layer for layer in SD15_LAYERS if layer.is_cross or in_self]
+    for layer in layers:
+        fill_slot(model, layer, partial(patch.cross_slot if layer.is_cross else patch.self_slot, layer.number))
     if patch.routes or patch.windowed_lora:
         add_once(model, keep_inputs, "attn2_patch")
     if patch.windowed_lora:
         add_once(model, keep_inputs, "attn1_patch")
         add_once(model, correct_output, "attn1_output_patch")
         add_once(model, correct_output, "attn2_output_patch")
+    return len(layers)
 
 
 def _choose_lora(num_identities: int, scale: float) -> str | None:
@@ -235,28 +246,11 @@ def _choose_lora(num_identities: int, scale: float) -> str | None:
 
 
 def _check_identities(models: UniPortraitModels, identities: Sequence[Identity], settings: UniPortraitSettings) -> None:
-    if not identities and settings.image_prompt is None:
-        raise ValueError("Apply UniPortrait: no identity is connected. Connect at least one Encode Identity.")
-    if len(settings.masks) > len(identities):
-        raise ValueError(f"Apply UniPortrait: {len(settings.masks)} masks for {len(identities)} identities.")
-    for number, identity in enumerate(identities, 1):
-        name = f"identity {number}" + (f" ({identity.label})" if identity.label else "")
-        if identity.system != models.system:
-            raise ValueError(
-                f"Apply UniPortrait: {name} was made by {identity.system}. Encode the photos again with the "
-                "UniPortrait adapter."
-            )
-        if identity.adapter != models.weights.fingerprint:
-            raise ValueError(
-                f"Apply UniPortrait: {name} was made by another UniPortrait file than the one that is loaded. Load the "
-                "file it was made with, or encode the photos again."
-            )
+    if settings.image_prompt is None:
+        check_anybody(TITLE, identities)
+    check_identities(TITLE, "UniPortrait", identities, models.system, models.weights.fingerprint, settings.masks)
     if len(identities) > 1 and models.weights.routers is None:
         raise ValueError(
-            f"Apply UniPortrait: {len(identities)} identities need the router file (uniportrait-router_sd15.bin). "
+            f"{TITLE}: {len(identities)} identities need the router file (uniportrait-router_sd15.bin). "
             "Choose it in Load UniPortrait."
         )
-
-
-def _labels(identities: Sequence[Identity]) -> list[str]:
-    return [identity.label or f"person {number}" for number, identity in enumerate(identities, 1)]

@@ -14,7 +14,7 @@ from ..adapters.regions import image_prompt_weights
 from ..adapters.routing import IDRouter, hard_routing
 from ..adapters.sharing import shared_self_attention, without_reference_rows
 from .lora import LayerLoRA, layer_input
-from .routing_maps import LayerWeights
+from .rows import kv_of_rows, weights_of_rows
 from .sampling_run import ModelCall, Rows, call_of
 from .slots import AttentionSlot, host_attention
 
@@ -60,6 +60,7 @@ class UniPortraitSlot(AttentionSlot, ABC):
         call = call_of(self.patch, extra_options)
         if call is None:
             return self.underlying(q, k, v, extra_options)
+        call.reached.add(self.number)
         if self.lora is not None:
             q, k, v = self.lora.on_inputs(q, k, v, extra_options)
         out = self.attend_in_window(call, q, k, v, extra_options)
@@ -117,7 +118,7 @@ class CrossAttentionSlot(UniPortraitSlot):
     ) -> torch.Tensor:
         attention, heads = host_attention(options), options["n_heads"]
         if not self.patch.regions.masked and all(half.kv.keys.shape[1] == 1 for half in halves):
-            kv = self._kv_of_rows(call, "identity", (halves[0].kv, halves[1].kv))
+            kv = kv_of_rows(call, ("identity", self.number), {False: halves[0].kv, True: halves[1].kv})
             return self._without_reference(call, identity_attention(q, kv, None, heads, attention))
         parts = []
         for rows in call.rows:
@@ -139,54 +140,26 @@ class CrossAttentionSlot(UniPortraitSlot):
             size = tuple(options["activations_shape"][-2:])
             key = ("image mask", size, q.device, q.dtype)
             weights = call.run.cached(key, lambda: image_prompt_weights(mask, size).to(q))
-        kv = self._kv_of_rows(call, "image", halves)
+        kv = kv_of_rows(call, ("image", self.number), {False: halves[0], True: halves[1]})
         term = identity_attention(q, kv, weights, options["n_heads"], host_attention(options))
         return self._without_reference(call, term)
-
-    def _kv_of_rows(self, call: ModelCall, kind: str, halves: tuple[KeysValues, KeysValues]) -> KeysValues:
-        """Each batch row's own single block (B, 1, m, C), so that one attention call serves both halves."""
-
-        def arrange() -> KeysValues:
-            blocks = [(halves[rows.unconditional], rows.stop - rows.start) for rows in call.rows]
-            return KeysValues(
-                torch.cat([kv.keys.expand(count, -1, -1, -1) for kv, count in blocks]),
-                torch.cat([kv.values.expand(count, -1, -1, -1) for kv, count in blocks]),
-            )
-
-        return call.run.cached((kind, self.number, call.rows, halves[0].keys.device), arrange)
 
     def _weights(
         self, call: ModelCall, rows: Rows, tokens: PreparedTokens, q: torch.Tensor, options: dict[str, Any]
     ) -> torch.Tensor | None:
         """Identity weights of these rows (1 or rows, n, N), or None where one block of tokens counts everywhere."""
-        regions = self.patch.regions
         size = tuple(options["activations_shape"][-2:])
-        key = (size, rows.area, q.device, q.dtype)
-        if tokens.kv.keys.shape[1] == 1:
-            return call.run.cached(("coverage", *key), lambda: regions.coverage(size, call.latent_size, rows.area, q))
-        router_keys = tokens.router_keys
-        if router_keys is None:  # masks for all, or all but one: nothing depends on the step
-            weights = call.run.cached(
-                ("regions", *key), lambda: regions.weights(size, call.latent_size, rows.area, q, _no_router)
-            )
-        else:
-            router, x = self.router, layer_input(options)[rows.start : rows.stop]
-            assert router is not None
 
-            def route(indices: list[int]) -> torch.Tensor:
-                keys = router_keys if len(indices) == router_keys.shape[1] else router_keys[:, indices]
-                return hard_routing(router.logits(x, keys))
+        def route(indices: list[int]) -> torch.Tensor:
+            router, keys = self.router, tokens.router_keys
+            assert router is not None and keys is not None
+            keys = keys if len(indices) == keys.shape[1] else keys[:, indices]
+            return hard_routing(router.logits(layer_input(options)[rows.start : rows.stop], keys))
 
-            weights = regions.weights(size, call.latent_size, rows.area, q, route)
-        if not rows.unconditional and rows.area is None:
-            call.routing.setdefault(self.number, LayerWeights(weights, size))
-        return weights
+        as_one = tokens.kv.keys.shape[1] == 1
+        return weights_of_rows(call, rows, self.patch.regions, self.number, size, q, as_one, route)
 
     def _without_reference(self, call: ModelCall, term: torch.Tensor) -> torch.Tensor:
         if self.patch.settings.sharing is None:
             return term
         return without_reference_rows(term, term.shape[0] // call.rows_per_chunk)
-
-
-def _no_router(_: list[int]) -> torch.Tensor:
-    raise AssertionError("a single person without a mask leaves nothing to route")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
+
+ROUNDING = 1e-6  # relative; schedulers compute in float32 what percentages are translated to in float64
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,9 @@ class Window:
     def from_percent(cls, model: ModelPatcher, start: float, end: float) -> Window:
         """Translate percentages of the schedule (0 = first step, 1 = last) by the model's own noise schedule.
 
+        A step that falls on a boundary, up to rounding, belongs to the window that starts there. A window from 0 on
+        holds every step before its end, whatever noise a schedule begins with.
+
         Raises:
             ValueError: a percentage outside 0 to 1, or a start behind the end.
         """
@@ -29,9 +35,13 @@ class Window:
         if start > end:
             raise ValueError(f"start_percent ({start}) is behind end_percent ({end}): swap them.")
         sampling = model.get_model_object("model_sampling")
+
+        def boundary(percent: float) -> float:
+            return math.inf if percent <= 0.0 else float(sampling.percent_to_sigma(percent)) * (1.0 + ROUNDING)
+
         return cls(
-            start_sigma=float(sampling.percent_to_sigma(start)),
-            end_sigma=float(sampling.percent_to_sigma(end)),
+            start_sigma=boundary(start),
+            end_sigma=boundary(end),
             whole_run=start <= 0.0 and end >= 1.0,
         )
 
