@@ -1,4 +1,4 @@
-"""Tiny networks of the SD 1.5 architecture inside ComfyUI, and ways to run them."""
+"""Tiny networks of the SD 1.5, SDXL and FLUX architectures inside ComfyUI, and ways to run them."""
 
 from __future__ import annotations
 
@@ -42,11 +42,24 @@ def fill_randomly(module: torch.nn.Module, seed: int, gain: float = 0.7) -> torc
     return module
 
 
+def model_patcher(config: Any, compute: torch.dtype, stored: torch.dtype, gain: float = 0.7) -> Any:
+    """A ModelPatcher around ComfyUI's own network of this configuration, with random weights."""
+    import comfy.model_management
+    import comfy.model_patcher
+
+    config.set_inference_dtype(stored, None if compute == stored else compute)
+    model = config.get_model({}, "")
+    fill_randomly(model.diffusion_model, seed=1, gain=gain)
+    return comfy.model_patcher.ModelPatcher(
+        model,
+        load_device=comfy.model_management.get_torch_device(),
+        offload_device=comfy.model_management.unet_offload_device(),
+    )
+
+
 @pytest.fixture(scope="session")
 def make_sd15() -> Callable[..., Any]:
     """`make_sd15(widths, context, heads, dtype)` -> ModelPatcher around ComfyUI's own UNet with random weights."""
-    import comfy.model_management
-    import comfy.model_patcher
     import comfy.supported_models
 
     def make(
@@ -78,43 +91,47 @@ def make_sd15() -> Callable[..., Any]:
                 "legacy": False,
             }
         )
-        config.set_inference_dtype(torch.float32, None if dtype == torch.float32 else dtype)
-        model = config.get_model({}, "")
-        fill_randomly(model.diffusion_model, seed=1)
-        return comfy.model_patcher.ModelPatcher(
-            model,
-            load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
+        return model_patcher(config, dtype, torch.float32)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def make_sdxl() -> Callable[[], Any]:
-    """A ModelPatcher around a tiny network of SDXL's architecture."""
-    import comfy.model_management
-    import comfy.model_patcher
+def make_sdxl() -> Callable[..., Any]:
+    """`make_sdxl(widths, context, head_width, depths, labels, compute, stored)` -> ModelPatcher, as `make_sd15`.
+
+    depths are the transformers in each place of the second and third level, 2 and 10 in SDXL; labels is the width of
+    the pooled text and the six sizes together.
+    """
     import comfy.supported_models
 
-    class TinySDXL(comfy.supported_models.SDXL):
-        pass
+    def make(
+        widths: Sequence[int] = (32, 32, 64),
+        context: int = 64,
+        head_width: int = 16,
+        depths: tuple[int, int] = (1, 2),
+        labels: int = 64 + 6 * 256,
+        compute: torch.dtype = torch.float32,
+        stored: torch.dtype = torch.float32,
+    ) -> Any:
+        class TinySDXL(comfy.supported_models.SDXL):
+            unet_extra_config = {**comfy.supported_models.SDXL.unet_extra_config, "num_head_channels": head_width}
 
-    def make() -> Any:
+        first, second = depths
         config = TinySDXL(
             {
                 "in_channels": 4,
                 "out_channels": 4,
-                "model_channels": 64,
-                "num_res_blocks": [1, 1, 1],
-                "channel_mult": [1, 1, 2],
-                "transformer_depth": [0, 1, 2],
-                "transformer_depth_output": [0, 0, 1, 1, 2, 2],
-                "transformer_depth_middle": 2,
+                "model_channels": widths[0],
+                "num_res_blocks": [2, 2, 2],
+                "channel_mult": [width // widths[0] for width in widths],
+                "transformer_depth": [0, 0, first, first, second, second],
+                "transformer_depth_output": [0, 0, 0, *[first] * 3, *[second] * 3],
+                "transformer_depth_middle": second,
                 "use_linear_in_transformer": True,
-                "context_dim": 128,
+                "context_dim": context,
                 "num_classes": "sequential",
-                "adm_in_channels": 2816,
+                "adm_in_channels": labels,
                 "use_temporal_attention": False,
                 "dtype": torch.float32,
                 "image_size": 32,
@@ -122,12 +139,40 @@ def make_sdxl() -> Callable[[], Any]:
                 "legacy": False,
             }
         )
-        config.set_inference_dtype(torch.float32, None)
-        return comfy.model_patcher.ModelPatcher(
-            config.get_model({}, ""),
-            load_device=comfy.model_management.get_torch_device(),
-            offload_device=comfy.model_management.unet_offload_device(),
-        )
+        return model_patcher(config, compute, stored)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_flux() -> Callable[..., Any]:
+    """`make_flux(compute, stored, **sizes)` -> ModelPatcher around ComfyUI's own FLUX with random weights."""
+    import comfy.supported_models
+
+    class TinyFlux(comfy.supported_models.Flux):
+        pass
+
+    def make(compute: torch.dtype = torch.float32, stored: torch.dtype = torch.float32, **sizes: Any) -> Any:
+        config = {
+            "image_model": "flux",
+            "in_channels": 16,
+            "out_channels": 16,
+            "patch_size": 2,
+            "vec_in_dim": 32,
+            "context_in_dim": 64,
+            "hidden_size": 64,
+            "mlp_ratio": 2.0,
+            "num_heads": 4,
+            "depth": 3,
+            "depth_single_blocks": 5,
+            "axes_dim": [4, 6, 6],
+            "theta": 10000,
+            "qkv_bias": True,
+            "guidance_embed": True,
+            "txt_ids_dims": [],
+            "dtype": torch.float32,
+        }
+        return model_patcher(TinyFlux({**config, **sizes}), compute, stored)
 
     return make
 
@@ -262,10 +307,12 @@ class SystemUnderContract:
 
     model: Any  # an unpatched ModelPatcher of its base, tiny and random
     lab: Lab
-    first_slot: tuple[str, str, int]  # kind, block and number of the first slot that the patch fills
+    first_slot: tuple[str, tuple[Any, ...]]  # kind and key of the first slot that the patch fills
+    grid: tuple[int, int]  # that layer's, for the lab's latent
     a_weight: str  # a weight that another LoRA may patch
     cast_model: Callable[[torch.dtype], Any]  # the same model computing in another dtype
     projections: Callable[[], list[torch.nn.Module]]  # modules that must run once per run and guidance half
+    patchers: Callable[[], list[Any]]  # what holds the adapter's weights for ComfyUI's memory manager
     _apply: Callable[..., Any]
 
     def apply(
@@ -281,6 +328,52 @@ class SystemUnderContract:
         """The patched model. `people` counts them or numbers them; `term_only` leaves out weight patches."""
         numbers = range(people) if isinstance(people, int) else people
         return self._apply(model or self.model, list(numbers), strength, start, end, tuple(masks), term_only)
+
+    def first_output(self, model: Any, **kwargs: Any) -> torch.Tensor:
+        """What the first patched layer gives in one step: what reaches it does not depend on the identity yet."""
+        seen: list[torch.Tensor] = []
+        probe = model.clone()
+        kind, key = self.first_slot
+        if kind == "attn2":
+            probe.set_model_attn2_output_patch(lambda x, options: (seen.append(x.clone()), x)[1])
+        else:
+            previous = self.slot_of(probe)
+
+            def watch(args: Any, extra: Any) -> Any:
+                out = previous(args, extra) if previous else extra["original_block"](args)
+                seen.append(out["img"].clone())  # the next block works in place
+                return out
+
+            probe.set_model_patch_replace(watch, kind, *key)
+        self.lab.predict(probe, **kwargs)
+        return seen[0]
+
+    def slot_of(self, model: Any) -> Any:
+        """What sits in the first slot, or None."""
+        kind, key = self.first_slot
+        return model.model_options["transformer_options"].get("patches_replace", {}).get(kind, {}).get(key)
+
+    def set_slot(self, model: Any, patch: Any) -> None:
+        """Put a patch into the first slot, as other packs do."""
+        kind, key = self.first_slot
+        model.set_model_patch_replace(patch, kind, *key)
+
+    def foreign(self, previous: Any = None) -> Any:
+        """Another pack's patch for the first slot, which adds something of its own to what was there.
+
+        Behind a block it adds a constant: the adapter normalises what it finds there, and so does not see it.
+        """
+        from comfy.ldm.modules.attention import optimized_attention
+
+        def attention(q: Any, k: Any, v: Any, options: dict[str, Any]) -> Any:
+            base = previous(q, k, v, options) if previous else optimized_attention(q, k, v, options["n_heads"])
+            return base + 0.1 * q
+
+        def block(args: Any, extra: Any) -> Any:
+            out = previous(args, extra) if previous else extra["original_block"](args)
+            return {**out, "img": out["img"] + 0.1}
+
+        return attention if self.first_slot[0] == "attn2" else block
 
 
 @pytest.fixture(scope="session")
@@ -299,28 +392,89 @@ def uniportrait_models() -> Any:
     return UniPortraitModels(weights)
 
 
-@pytest.fixture(scope="session")
-def uniportrait_people(uniportrait_models: Any) -> Callable[[Sequence[int]], list[Any]]:
-    """`people([0, 2])` -> identities made of random tokens; the negative tokens are everybody's."""
+def random_people(system: str, fingerprint: str, numbers: Sequence[int], tokens: int) -> list[Any]:
+    """Identities made of random tokens, 64 wide; the negative tokens are everybody's."""
     from likeness.adapters.identity import Identity
 
-    def make(numbers: Sequence[int]) -> list[Any]:
-        nobody = torch.randn(16, 64, generator=torch.Generator().manual_seed(99))
-        return [
-            Identity(
-                "uniportrait",
-                uniportrait_models.weights.fingerprint,
-                {"cond": torch.randn(16, 64, generator=torch.Generator().manual_seed(100 + n)), "uncond": nobody},
-            )
-            for n in numbers
-        ]
+    def drawn(seed: int) -> torch.Tensor:
+        return torch.randn(tokens, 64, generator=torch.Generator().manual_seed(seed))
+
+    return [Identity(system, fingerprint, {"cond": drawn(100 + n), "uncond": drawn(99)}) for n in numbers]
+
+
+@pytest.fixture(scope="session")
+def uniportrait_people(uniportrait_models: Any) -> Callable[[Sequence[int]], list[Any]]:
+    """`people([0, 2])` -> identities of UniPortrait."""
+    fingerprint = uniportrait_models.weights.fingerprint
+    return lambda numbers: random_people("uniportrait", fingerprint, numbers, 16)
+
+
+@pytest.fixture(scope="session")
+def make_pulid() -> Callable[..., Any]:
+    """`make_pulid(edition, dtype)` -> PulidModels for the tiny networks, with weights strong enough to be seen."""
+    import comfy.ops
+    from likeness.adapters.flux_attention import FluxAttentionSizes
+    from likeness.adapters.id_encoder import IDEncoderSizes
+    from likeness.adapters.id_former import IDFormerSizes
+    from likeness.adapters.layers import sdxl_layers
+    from likeness.adapters.pulid import PuLID, PuLIDSizes
+    from likeness.model_patches.pulid_models import PulidModels
+
+    def make(edition: str = "pulid-v1.1", dtype: torch.dtype = torch.float32) -> Any:
+        hidden = tuple(32 * layer.level for layer in sdxl_layers(1, 2))
+        former = IDFormerSizes(14, 10, (11, 9), (7, 13), 12, 3, 4, 5, 8, 64, 2)
+        sizes = {
+            "pulid-v1": PuLIDSizes(edition, IDEncoderSizes(14, 10, (11, 9), (7, 13), 5, 64), hidden),
+            "pulid-v1.1": PuLIDSizes(edition, former, hidden),
+            "pulid-flux": PuLIDSizes(edition, former, block=FluxAttentionSizes(64, 64, 4, 16), num_blocks=4),
+        }[edition]
+        weights = PuLID(sizes, operations=comfy.ops.manual_cast, dtype=dtype)
+        return PulidModels(fill_randomly(weights, seed=4, gain=2.0))
 
     return make
 
 
-@pytest.fixture(scope="session", params=["uniportrait"])
-def system(request: Any, make_sd15: Any, lab_of: Any, uniportrait_models: Any, uniportrait_people: Any) -> Any:
+@pytest.fixture(scope="session")
+def pulid_people() -> Callable[..., list[Any]]:
+    """`people(models, [0, 2], tokens=8)` -> identities of this PuLID."""
+    return lambda models, numbers, tokens=8: random_people(models.system, models.weights.fingerprint, numbers, tokens)
+
+
+@pytest.fixture(scope="session")
+def lab_of_base(lab_of: Any) -> Callable[[str], Lab]:
+    """`lab_of_base("SDXL")` -> a lab whose latents and prompts suit the tiny model of that base."""
+
+    def make(base: str) -> Lab:
+        def pooled(width: int) -> torch.Tensor:
+            return torch.randn(1, width, generator=torch.Generator().manual_seed(6))
+
+        if base == "FLUX":
+            return lab_of(latent=(1, 16, 16, 16), extra={"pooled_output": pooled(32), "guidance": 3.5})
+        return lab_of(extra={"pooled_output": pooled(64)} if base == "SDXL" else {})
+
+    return make
+
+
+ATTENTION_SYSTEMS = ("uniportrait", "pulid-sdxl")  # they sit in attention slots, to which other packs may add
+SYSTEMS = (*ATTENTION_SYSTEMS, "pulid-flux")
+
+
+@pytest.fixture(scope="session", params=SYSTEMS)
+def system(request: Any) -> SystemUnderContract:
     """Each system of the contract in turn."""
+    return request.getfixturevalue("contract_of_" + request.param.replace("-", "_"))
+
+
+@pytest.fixture(scope="session", params=ATTENTION_SYSTEMS)
+def attention_system(request: Any) -> SystemUnderContract:
+    """Each system that sits in attention slots."""
+    return request.getfixturevalue("contract_of_" + request.param.replace("-", "_"))
+
+
+@pytest.fixture(scope="session")
+def contract_of_uniportrait(
+    make_sd15: Any, lab_of_base: Any, uniportrait_models: Any, uniportrait_people: Any
+) -> SystemUnderContract:
     from likeness.model_patches.uniportrait import UniPortraitSettings, apply_uniportrait
 
     def apply(
@@ -331,10 +485,66 @@ def system(request: Any, make_sd15: Any, lab_of: Any, uniportrait_models: Any, u
 
     return SystemUnderContract(
         model=make_sd15(),
-        lab=lab_of(),
-        first_slot=("attn2", "input", 1),
+        lab=lab_of_base("SD 1.5"),
+        first_slot=("attn2", ("input", 1)),
+        grid=(16, 16),
         a_weight="diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_q.weight",
         cast_model=lambda dtype: make_sd15(dtype=dtype),
         projections=lambda: list(uniportrait_models.weights.projections.values()),
+        patchers=lambda: list(uniportrait_models.patchers.values()),
         _apply=apply,
     )
+
+
+@pytest.fixture(scope="session")
+def contract_of_pulid_sdxl(
+    make_sdxl: Any, lab_of_base: Any, make_pulid: Any, apply_pulid_with: Any
+) -> SystemUnderContract:
+    models = make_pulid("pulid-v1.1")
+    return SystemUnderContract(
+        model=make_sdxl(),
+        lab=lab_of_base("SDXL"),
+        first_slot=("attn2", ("input", 4, 0)),
+        grid=(8, 8),
+        a_weight="diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight",
+        cast_model=lambda dtype: make_sdxl(compute=dtype),
+        projections=lambda: list(models.weights.projections.values()),
+        patchers=lambda: list(models.patchers.values()),
+        _apply=apply_pulid_with(models),
+    )
+
+
+@pytest.fixture(scope="session")
+def contract_of_pulid_flux(
+    make_flux: Any, lab_of_base: Any, make_pulid: Any, apply_pulid_with: Any
+) -> SystemUnderContract:
+    models = make_pulid("pulid-flux")
+    return SystemUnderContract(
+        model=make_flux(),
+        lab=lab_of_base("FLUX"),
+        first_slot=("dit", ("double_block", 0)),
+        grid=(8, 8),
+        a_weight="diffusion_model.double_blocks.0.img_attn.qkv.weight",
+        cast_model=lambda dtype: make_flux(compute=dtype),
+        projections=lambda: [block.to_kv for block in models.weights.blocks],
+        patchers=lambda: list(models.patchers.values()),
+        _apply=apply_pulid_with(models),
+    )
+
+
+@pytest.fixture(scope="session")
+def apply_pulid_with(pulid_people: Any) -> Callable[[Any], Callable[..., Any]]:
+    """`apply_pulid_with(models)` -> how the contract applies this PuLID: in the plain form, which is linear."""
+    from likeness.adapters.pulid_attention import Injection
+    from likeness.model_patches.pulid import PulidSettings, apply_pulid
+
+    def of(models: Any) -> Callable[..., Any]:
+        def apply(
+            model: Any, people: list[int], strength: float, start: float, end: float, masks: Any, term_only: bool
+        ) -> Any:
+            settings = PulidSettings(Injection(scale=strength), start, end, masks)
+            return apply_pulid(model, models, pulid_people(models, people), settings)[0]
+
+        return apply
+
+    return of

@@ -12,15 +12,6 @@ import torch
 SAME = {"rtol": 1e-4, "atol": 1e-4}  # equal up to the order of float32 sums
 
 
-def layer_outputs(lab: Any, model: Any, **kwargs: Any) -> torch.Tensor:
-    """The first cross-attention layer's output of one step: what reaches it does not depend on the identity yet."""
-    seen: list[torch.Tensor] = []
-    probe = model.clone()
-    probe.set_model_attn2_output_patch(lambda x, options: (seen.append(x.clone()), x)[1])
-    lab.predict(probe, **kwargs)
-    return seen[0]
-
-
 class TestStrength:
     def test_zero_is_an_exact_no_op(self, system: Any) -> None:
         plain = system.lab.sample(system.model)
@@ -32,8 +23,8 @@ class TestStrength:
         assert (system.lab.sample(system.apply(people=people)) - plain).abs().mean() > 0.01
 
     def test_identity_term_is_linear_in_its_strength(self, system: Any) -> None:
-        plain = layer_outputs(system.lab, system.model)
-        half, whole = (layer_outputs(system.lab, system.apply(strength=s, term_only=True)) - plain for s in (0.5, 1.0))
+        plain = system.first_output(system.model)
+        half, whole = (system.first_output(system.apply(strength=s, term_only=True)) - plain for s in (0.5, 1.0))
         torch.testing.assert_close(2 * half, whole, **SAME)
 
 
@@ -79,26 +70,27 @@ class TestMasks:
         torch.testing.assert_close(masked, system.lab.sample(system.apply()), **SAME)
 
     def test_half_leaves_the_other_half_of_the_layer_untouched(self, system: Any) -> None:
-        plain = layer_outputs(system.lab, system.model)
-        out = layer_outputs(system.lab, system.apply(masks=[self.half(system, True)], term_only=True))
-        grid = out.unflatten(1, (16, 16))
-        assert torch.equal(grid[:, :, 8:], plain.unflatten(1, (16, 16))[:, :, 8:])
-        assert not torch.equal(grid[:, :, :8], plain.unflatten(1, (16, 16))[:, :, :8])
+        plain = system.first_output(system.model).unflatten(1, system.grid)
+        out = system.first_output(system.apply(masks=[self.half(system, True)], term_only=True))
+        grid, middle = out.unflatten(1, system.grid), system.grid[1] // 2
+        assert torch.equal(grid[:, :, middle:], plain[:, :, middle:])
+        assert not torch.equal(grid[:, :, :middle], plain[:, :, :middle])
 
     def test_complementary_masks_add_up(self, system: Any) -> None:
-        plain = layer_outputs(system.lab, system.model)
+        plain = system.first_output(system.model)
         parts = [
-            layer_outputs(system.lab, system.apply(masks=[self.half(system, left)], term_only=True)) - plain
+            system.first_output(system.apply(masks=[self.half(system, left)], term_only=True)) - plain
             for left in (True, False)
         ]
-        whole = layer_outputs(system.lab, system.apply(term_only=True)) - plain
+        whole = system.first_output(system.apply(term_only=True)) - plain
         torch.testing.assert_close(parts[0] + parts[1], whole, **SAME)
 
     def test_changing_one_person_leaves_the_other_mask_untouched(self, system: Any) -> None:
         masks = [self.half(system, True), self.half(system, False)]
-        one = layer_outputs(system.lab, system.apply(people=[0, 1], masks=masks, term_only=True))
-        other = layer_outputs(system.lab, system.apply(people=[0, 2], masks=masks, term_only=True))
-        assert torch.equal(one.unflatten(1, (16, 16))[:, :, :8], other.unflatten(1, (16, 16))[:, :, :8])
+        one = system.first_output(system.apply(people=[0, 1], masks=masks, term_only=True))
+        other = system.first_output(system.apply(people=[0, 2], masks=masks, term_only=True))
+        left, same = (out.unflatten(1, system.grid)[:, :, : system.grid[1] // 2] for out in (one, other))
+        assert torch.equal(left, same)
         assert not torch.equal(one, other)
 
     def test_an_empty_mask_is_refused(self, system: Any) -> None:
@@ -171,58 +163,46 @@ class TestBatches:
 class TestNeighbours:
     """Other packs' patches, before and after ours."""
 
-    def foreign(self, previous: Any = None) -> Any:
-        from comfy.ldm.modules.attention import optimized_attention
-
-        def patch(q: Any, k: Any, v: Any, options: dict[str, Any]) -> Any:
-            base = previous(q, k, v, options) if previous else optimized_attention(q, k, v, options["n_heads"])
-            return base + 0.1 * q
-
-        return patch
-
     def test_effects_add_up_in_both_orders(self, system: Any) -> None:
-        kind, block, number = system.first_slot
-        plain = layer_outputs(system.lab, system.model)
-        ours = layer_outputs(system.lab, system.apply(term_only=True)) - plain
+        plain = system.first_output(system.model)
+        ours = system.first_output(system.apply(term_only=True)) - plain
         before = system.model.clone()
-        before.set_model_patch_replace(self.foreign(), kind, block, number)
-        theirs = layer_outputs(system.lab, before) - plain
+        system.set_slot(before, system.foreign())
+        theirs = system.first_output(before) - plain
         assert theirs.abs().max() > 0
-        both = layer_outputs(system.lab, system.apply(model=before, term_only=True)) - plain
+        both = system.first_output(system.apply(model=before, term_only=True)) - plain
         torch.testing.assert_close(both, ours + theirs, **SAME)
         after = system.apply(term_only=True).clone()
-        slot = after.model_options["transformer_options"]["patches_replace"][kind][(block, number)]
-        after.set_model_patch_replace(self.foreign(slot), kind, block, number)
-        torch.testing.assert_close(layer_outputs(system.lab, after) - plain, ours + theirs, **SAME)
+        system.set_slot(after, system.foreign(system.slot_of(after)))
+        torch.testing.assert_close(system.first_output(after) - plain, ours + theirs, **SAME)
 
-    def test_packs_that_add_to_our_slot(self, system: Any) -> None:
-        kind, block, number = system.first_slot
-        plain = layer_outputs(system.lab, system.model)
+    def test_packs_that_add_to_our_slot(self, attention_system: Any) -> None:
+        system = attention_system
+        plain = system.first_output(system.model)
         upstream = system.apply(term_only=True)
-        ours = layer_outputs(system.lab, upstream) - plain
+        ours = system.first_output(upstream) - plain
         model = upstream.clone()
-        slot = model.model_options["transformer_options"]["patches_replace"][kind][(block, number)]
+        slot = system.slot_of(model)
         slot.add(lambda out, q, k, v, options, weight, **_: weight * q, weight=0.1, sigma_start=1e9, sigma_end=0.0)
         foreign = system.model.clone()
-        foreign.set_model_patch_replace(self.foreign(), kind, block, number)
-        theirs = layer_outputs(system.lab, foreign) - plain
-        torch.testing.assert_close(layer_outputs(system.lab, model) - plain, ours + theirs, **SAME)
-        assert torch.equal(layer_outputs(system.lab, upstream) - plain, ours)  # nothing leaked into the cached MODEL
+        system.set_slot(foreign, system.foreign())
+        theirs = system.first_output(foreign) - plain
+        torch.testing.assert_close(system.first_output(model) - plain, ours + theirs, **SAME)
+        assert torch.equal(system.first_output(upstream) - plain, ours)  # nothing leaked into the cached MODEL
 
-    def test_their_sigma_range_is_kept(self, system: Any) -> None:
-        kind, block, number = system.first_slot
+    def test_their_sigma_range_is_kept(self, attention_system: Any) -> None:
+        system = attention_system
         model = system.apply(term_only=True)
-        slot = model.model_options["transformer_options"]["patches_replace"][kind][(block, number)]
-        without = layer_outputs(system.lab, model, percent=0.5)
-        slot.add(lambda out, q, k, v, options, **_: q, sigma_start=0.1, sigma_end=0.0)
-        assert torch.equal(layer_outputs(system.lab, model, percent=0.5), without)
+        without = system.first_output(model, percent=0.5)
+        system.slot_of(model).add(lambda out, q, k, v, options, **_: q, sigma_start=0.1, sigma_end=0.0)
+        assert torch.equal(system.first_output(model, percent=0.5), without)
 
     def test_a_wrapped_patch_is_still_moved_and_counted(self, system: Any) -> None:
         class Foreign:
             moved: list[Any] = []
 
-            def __call__(self, q: Any, k: Any, v: Any, options: dict[str, Any]) -> Any:
-                return q
+            def __call__(self, *args: Any) -> Any:
+                raise AssertionError("not called")
 
             def to(self, device: Any) -> Any:
                 self.moved.append(device)
@@ -231,9 +211,8 @@ class TestNeighbours:
             def models(self) -> list[Any]:
                 return ["weights"]
 
-        kind, block, number = system.first_slot
         before = system.model.clone()
-        before.set_model_patch_replace(Foreign(), kind, block, number)
+        system.set_slot(before, Foreign())
         model = system.apply(model=before)
         model.model_patches_to(torch.device("cpu"))
         assert Foreign.moved == [torch.device("cpu")]
@@ -353,7 +332,7 @@ class TestNumbers:
         """With too little memory ComfyUI leaves weights where they are and casts them at each use."""
         whole = system.lab.sample(system.apply(people=2))
         model = system.apply(people=2)
-        for patcher in model.get_additional_models():
+        for patcher in system.patchers():
             patcher.load(torch.device("cpu"), lowvram_model_memory=1)
             assert patcher.model.model_lowvram
         torch.testing.assert_close(system.lab.sample(model), whole, **SAME)

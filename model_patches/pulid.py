@@ -1,0 +1,76 @@
+"""PuLID on a ModelPatcher of an SDXL or FLUX model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from ..adapters.families import PULID_FLUX, PULID_V1, PULID_V1_1
+from ..adapters.identity import Identity
+from ..adapters.layers import FluxPlace
+from .base_model import WantedBase, check_attention_layers, find_flux_places
+from .people import check_anybody, check_identities, labels
+from .pulid_flux import FluxPatch
+from .pulid_patch import TITLE, PulidPatch, PulidSettings
+from .pulid_sdxl import SdxlPatch
+from .region_masks import RegionMasks
+from .routing_maps import RoutingRecord
+from .sampling_run import follow_runs
+from .window import Window
+
+if TYPE_CHECKING:
+    from comfy.model_patcher import ModelPatcher
+
+    from .pulid_models import PulidModels
+
+KEY = "likeness.pulid"
+NAMES = {PULID_V1.name: "PuLID v1", PULID_V1_1.name: "PuLID v1.1", PULID_FLUX.name: "PuLID for FLUX"}
+_ADVICE = {
+    "SDXL": "load an SDXL checkpoint; FLUX models take pulid_flux_v0.9.1.safetensors in Load PuLID",
+    "FLUX": "load a FLUX.1 model; SDXL models take pulid_v1.1.safetensors or pulid_v1.bin in Load PuLID",
+}
+
+
+def apply_pulid(
+    model: ModelPatcher, models: PulidModels, identities: Sequence[Identity], settings: PulidSettings
+) -> tuple[ModelPatcher, RoutingRecord]:
+    """A clone of `model` that draws these people, and the record that its sampling runs will fill.
+
+    A model that has PuLID already gets more of it: each of the two adds its people to what it finds.
+
+    Raises:
+        ValueError: no identity; a model of another base than the adapter's; an identity of another edition or file; bad
+            masks or a bad window.
+    """
+    places = _check_base(model, models)
+    check_anybody(TITLE, identities)
+    fingerprint = models.weights.fingerprint
+    check_identities(TITLE, NAMES[models.system], identities, models.system, fingerprint, settings.masks)
+    window = Window.from_percent(model, settings.start_percent, settings.end_percent)
+    regions = RegionMasks(settings.masks, len(identities), settings.keep_soft_edges)
+    record = RoutingRecord(labels(identities))
+    patched = model.clone()
+    if window.empty or settings.injection.scale == 0:
+        return patched, record
+    earlier: int = model.get_attachment(KEY) or 0
+    patched.set_attachments(KEY, earlier + 1)
+    state = (f"{KEY}.{earlier}", window, models, identities, settings, regions, record)
+    patch: PulidPatch
+    if places:
+        network = model.get_model_object("diffusion_model")
+        patch = FluxPatch(*state, places=places, patch_size=network.patch_size)
+    else:
+        patch = SdxlPatch(*state)
+    follow_runs(patched, patch, patch.fill_slots(patched))
+    return patched, record
+
+
+def _check_base(model: ModelPatcher, models: PulidModels) -> tuple[FluxPlace, ...]:
+    """Refuse a model that the adapter was not made for; returns the places in FLUX, none for SDXL."""
+    weights = models.weights
+    wanted = WantedBase(TITLE, NAMES[models.system], f"{weights.base} models", _ADVICE[weights.base])
+    if weights.sizes.block is None:
+        layers = [layer for layer in weights.sizes.layers if layer.is_cross]
+        check_attention_layers(model, wanted, layers, weights.sizes.hidden, weights.sizes.encoder.output_dim)
+        return ()
+    return find_flux_places(model, wanted, weights.sizes.block.dim, weights.sizes.num_blocks)
