@@ -441,6 +441,28 @@ def pulid_people() -> Callable[..., list[Any]]:
 
 
 @pytest.fixture(scope="session")
+def released_pulid(tmp_path_factory: Any) -> Callable[..., Any]:
+    """`released_pulid(name, encoder, prefix, tensors, metadata)` -> PulidModels from a file in the released layout.
+
+    The reference files hold no encoder beside the layers; what it computes does not matter here.
+    """
+    import comfy.ops
+    from likeness.adapters.checkpoint import save_tensors
+    from likeness.adapters.pulid import load_pulid
+    from likeness.model_patches.pulid_models import PulidModels
+
+    def make(
+        name: str, encoder: torch.nn.Module, prefix: str, tensors: dict[str, torch.Tensor], metadata: dict[str, str]
+    ) -> Any:
+        path = tmp_path_factory.mktemp("pulid") / f"{name}.safetensors"
+        state = {prefix + key: value for key, value in encoder.state_dict().items()}
+        save_tensors(path, {**state, **tensors}, metadata)
+        return PulidModels(load_pulid(path, comfy.ops.manual_cast))
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def lab_of_base(lab_of: Any) -> Callable[[str], Lab]:
     """`lab_of_base("SDXL")` -> a lab whose latents and prompts suit the tiny model of that base."""
 

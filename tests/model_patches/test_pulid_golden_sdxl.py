@@ -1,0 +1,116 @@
+"""The published tiny UNet inside ComfyUI's own with the patch installed: every run of reference file 05."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from likeness.adapters.id_encoder import IDEncoder, IDEncoderSizes
+from likeness.adapters.identity import Identity
+from likeness.adapters.pulid_attention import Injection
+
+TOLERANCE = 3e-5  # tests/golden/pulid/README.md
+
+
+@pytest.fixture(scope="module")
+def reference(golden: Any) -> Any:
+    return golden("pulid", "05_sdxl_unet_tiny")
+
+
+@pytest.fixture(scope="module")
+def patcher(reference: Any, make_sdxl: Any) -> Any:
+    """ComfyUI's UNet with the reference weights under ComfyUI's names."""
+    import comfy.utils
+
+    config = reference.metadata["config"]["unet"]
+    widths = config["block_out_channels"]
+    patcher = make_sdxl(
+        widths,
+        config["cross_attention_dim"],
+        widths[1] // config["attention_head_dim"][1],
+        tuple(config["transformer_layers_per_block"][1:]),
+        config["projection_class_embeddings_input_dim"],
+    )
+    names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
+    weights = reference.weights("unet.")
+    renamed = {names[key]: value for key, value in weights.items()}
+    patcher.model.diffusion_model.load_state_dict(renamed, strict=True)
+    return patcher
+
+
+@pytest.fixture(scope="module")
+def models(reference: Any, released_pulid: Any) -> Any:
+    context = reference.metadata["config"]["unet"]["cross_attention_dim"]
+    encoder = IDEncoder(IDEncoderSizes(14, 10, (11, 9), (7, 13), 5, context))
+    prefix = "id_adapter_attn_layers."
+    layers = {prefix + key: value for key, value in reference.weights(prefix).items()}
+    return released_pulid("pulid_v1", encoder, "id_adapter.", layers, {})
+
+
+@pytest.fixture(scope="module")
+def person(reference: Any, models: Any) -> Identity:
+    negative, positive = reference.inputs()["id_embedding"]  # row by row
+    return Identity(models.system, models.weights.fingerprint, {"cond": positive, "uncond": negative})
+
+
+def sinusoids(values: torch.Tensor, width: int) -> torch.Tensor:
+    """What diffusers makes of each size: cosines, then sines; (len(values), width)."""
+    from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+
+    return timestep_embedding(values, width)
+
+
+def predict(model: Any, reference: Any, lab_of: Any) -> torch.Tensor:
+    """The noise prediction for the reference's two rows: the first is the negative prompt's."""
+    inputs, config = reference.inputs(), reference.metadata["config"]["unet"]
+    sigma = model.get_model_object("model_sampling").sigma(inputs["timestep"][:1]).reshape(1)
+    time_ids = inputs["time_ids"].flatten()
+    sizes = sinusoids(time_ids, config["addition_time_embed_dim"]).reshape(len(inputs["time_ids"]), -1)
+    labels = torch.cat([inputs["text_embeds"], sizes], dim=-1)
+    text = inputs["encoder_hidden_states"]
+
+    def call(guider: Any, _: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        x = inputs["sample"] * (sigma**2 + 1) ** 0.5  # ComfyUI's latents carry the noise level
+        transformer_options = {
+            **options["transformer_options"],
+            "cond_or_uncond": [1, 0],
+            "uuids": [guider.conds[name][0]["uuid"] for name in ("negative", "positive")],
+            "sigmas": sigma,
+        }
+        denoised = guider.inner_model.apply_model(
+            x, sigma.expand(len(x)), c_crossattn=text, y=labels, transformer_options=transformer_options
+        )
+        return (x - denoised) / sigma
+
+    options = {"pooled_output": inputs["text_embeds"][:1]}
+    lab, latent = lab_of(context=text.shape[-1]), inputs["sample"][:1]
+    return lab.one_call(model, call, sigma, latent, [[text[1:], options]], [[text[:1], options]])
+
+
+@pytest.mark.parametrize("run", ["no_id", "plain.nz0.s1.0", "ortho_v2.nz8.s0.8", "ortho.nz16.s0.8"])
+def test_noise_prediction(reference: Any, patcher: Any, models: Any, person: Identity, lab_of: Any, run: str) -> None:
+    from likeness.model_patches.pulid import PulidSettings, apply_pulid
+
+    model = patcher
+    if run != "no_id":
+        form, num_zero, scale = run.split(".", 2)
+        settings = PulidSettings(Injection(form, int(num_zero[2:]), float(scale[1:])))
+        model, _ = apply_pulid(patcher, models, [person], settings)
+    found = predict(model, reference, lab_of)
+    expected = reference.expected()[f"noise_pred.{run}"]
+    assert (found - expected).abs().max() < TOLERANCE
+
+
+def test_the_middle_block_counts(reference: Any, patcher: Any, models: Any, person: Identity, lab_of: Any) -> None:
+    """The common port leaves its ten layers out: its key never matches."""
+    from likeness.model_patches.pulid import PulidSettings, apply_pulid
+
+    model, _ = apply_pulid(patcher, models, [person], PulidSettings())
+    slots = model.model_options["transformer_options"]["patches_replace"]["attn2"]
+    middle = [key for key in slots if key[0] == "middle"]
+    assert middle == [("middle", 0, 0), ("middle", 0, 1)]
+    for key in middle:
+        del slots[key]
+    found = predict(model, reference, lab_of)
+    assert (found - reference.expected()["noise_pred.plain.nz0.s1.0"]).abs().max() > 10 * TOLERANCE
