@@ -33,6 +33,8 @@ PULID_FLUX = Family(
     "pulid-flux", "FLUX", "a PuLID file for FLUX", "open it with Load PuLID and use it with a FLUX model"
 )
 PULID_PART = Family("pulid-part", "SDXL", "a PuLID file without its ID encoder", "it is incomplete")
+EVA_CLIP = Family("eva-clip", "", "an EVA-CLIP vision tower", "PuLID's ID encoder reads it: put it in EVA-CLIP's place")
+FACE_PARSER = Family("face-parsing", "", "a face parsing model", "put it into models/facexlib")
 UNKNOWN = Family("unknown", "", "no model that Likeness knows", "check where it comes from")
 
 _OTHER_LOADER = "load it with ComfyUI's own {} node"
@@ -100,7 +102,7 @@ _RULES: tuple[tuple[str, Family], ...] = (
     ),
     (
         r"^(visual\.)?(trunk\.)?blocks\.\d+\.(attn\.(q_bias |q_proj\.)|mlp\.(w1|fc1_g)\.)",
-        Family("eva-clip", "", "an EVA-CLIP vision tower", "PuLID's ID encoder reads it: put it in EVA-CLIP's place"),
+        EVA_CLIP,
     ),
     (
         r"^(module\.)?ClassHead\.\d+\.conv1x1\.weight ",
@@ -108,7 +110,7 @@ _RULES: tuple[tuple[str, Family], ...] = (
     ),
     (
         r"^(module\.)?(cp\.resnet\.conv1\.weight |out_mask_conv\.)",
-        Family("face-parsing", "", "a face parsing model", "put it into models/facexlib"),
+        FACE_PARSER,
     ),
     (
         r"(^|\.)(vision_model\.encoder\.layers\.0\.|visual\.transformer\.resblocks\.0\.)",

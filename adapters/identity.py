@@ -51,6 +51,11 @@ class Identity:
                 )
         object.__setattr__(self, "tokens", tokens)
 
+    @property
+    def is_nobody(self) -> bool:
+        """True if there are no tokens: a person of whom no photo showed a face, and who is to be left out."""
+        return not len(self.tokens["cond"])
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Identity):
             return NotImplemented

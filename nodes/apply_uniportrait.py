@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import io
 
 from ..adapters.identity import Identity
+from ..model_patches.routing_maps import RoutingRecord
 from ..model_patches.uniportrait import ImagePrompt, UniPortraitSettings, apply_uniportrait
 from ..model_patches.uniportrait_models import SYSTEM, UniPortraitModels
-from .types import AdapterType, IdentityType, RoutingType
+from .people import connected_people, people_inputs, soft_edges_input, window_inputs
+from .types import AdapterType, RoutingType
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
-
-MOST_PEOPLE = 10
 
 
 class ApplyUniPortrait(io.ComfyNode):
@@ -34,15 +33,10 @@ class ApplyUniPortrait(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="An SD 1.5 model or a fine-tune of it, such as Realistic Vision."),
                 AdapterType.Input("adapter", tooltip="From Load UniPortrait; with a router file for several people."),
-                io.Autogrow.Input("identities", template=_numbered(_identity_input(), 1), tooltip="Who is drawn."),
-                io.Autogrow.Input(
-                    "masks",
-                    template=_numbered(_mask_input(), 0),
-                    tooltip="Where each person may appear; mask_2 belongs to identity_2. Gaps are allowed: people "
-                    "without a mask share what no mask covers.",
-                ),
+                *people_inputs(),
                 *_scale_inputs(),
-                *_window_inputs(),
+                *window_inputs(),
+                soft_edges_input(False),
                 *_image_prompt_inputs(),
             ],
             outputs=[
@@ -68,36 +62,19 @@ class ApplyUniPortrait(io.ComfyNode):
     ) -> io.NodeOutput:
         if adapter.system != SYSTEM:
             raise ValueError(f"Apply UniPortrait: this is a {adapter.system} adapter. Connect Load UniPortrait.")
+        people, by_person = connected_people(identities, masks, "Apply UniPortrait")
+        if identities and not people and image_prompt is None:
+            return io.NodeOutput(model, RoutingRecord(()))  # none of the photos showed a face, and that was allowed
         settings = UniPortraitSettings(
             id_scale=id_scale,
             lora_scale=lora_scale if id_scale > 0 else 0.0,
             start_percent=start_percent,
             end_percent=end_percent,
-            masks=masks_by_identity(identities, masks),
+            masks=by_person,
             keep_soft_edges=keep_soft_edges,
             image_prompt=make_image_prompt(adapter, image_prompt, image_prompt_scale),
         )
-        people = list(identities.values())
         return io.NodeOutput(*apply_uniportrait(model, adapter, people, settings))
-
-
-def masks_by_identity(
-    identities: Mapping[str, Identity], masks: Mapping[str, torch.Tensor]
-) -> tuple[torch.Tensor | None, ...]:
-    """One mask or None for each connected identity, in their order; identity_2 belongs to mask_2.
-
-    Raises:
-        ValueError: a mask without its identity.
-    """
-    sockets = [name.removeprefix("identity_") for name in identities]
-    by_number = {name.removeprefix("mask_"): mask for name, mask in masks.items()}
-    for number in by_number:
-        if number not in sockets:
-            raise ValueError(
-                f"Apply UniPortrait: mask_{number} is connected, but identity_{number} is not. Connect the identity, "
-                "or move the mask to the number of the person it belongs to."
-            )
-    return tuple(by_number.get(number) for number in sockets)
 
 
 def make_image_prompt(adapter: UniPortraitModels, image: torch.Tensor | None, scale: float) -> ImagePrompt | None:
@@ -109,21 +86,6 @@ def make_image_prompt(adapter: UniPortraitModels, image: torch.Tensor | None, sc
     if adapter.encoder is None:
         raise ValueError("Apply UniPortrait: an image prompt needs CLIP vision; connect it to Load UniPortrait.")
     return ImagePrompt(*adapter.encoder.image_prompt_tokens(image), scale)
-
-
-def _numbered(template: io.Input, least: int) -> io.Autogrow.TemplateNames:
-    names = [f"{template.id}_{number}" for number in range(1, MOST_PEOPLE + 1)]
-    return io.Autogrow.TemplateNames(template, names=names, min=least)
-
-
-def _identity_input() -> io.Input:
-    return IdentityType.Input("identity", tooltip="One person, from Encode, Mix or Load Identity.")
-
-
-def _mask_input() -> io.Input:
-    return io.Mask.Input(
-        "mask", tooltip="Where the identity of the same number may appear, in the shape of the picture being made."
-    )
 
 
 def _scale_inputs() -> list[io.Input]:
@@ -144,34 +106,6 @@ def _scale_inputs() -> list[io.Input]:
             max=1.5,
             step=0.05,
             tooltip="How much of UniPortrait's LoRA is added. It does not follow id_scale; 1 is as trained.",
-        ),
-    ]
-
-
-def _window_inputs() -> list[io.Input]:
-    return [
-        io.Float.Input(
-            "start_percent",
-            default=0.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Share of the steps before the people come in. With 0.1 the prompt alone sets the composition.",
-        ),
-        io.Float.Input(
-            "end_percent",
-            default=1.0,
-            min=0.0,
-            max=1.0,
-            step=0.01,
-            tooltip="Share of the steps after which the people are left out again.",
-        ),
-        io.Boolean.Input(
-            "keep_soft_edges",
-            default=False,
-            advanced=True,
-            tooltip="Let grey parts of a mask work at part strength. Off: as published, where only shares between "
-            "masks are soft.",
         ),
     ]
 

@@ -58,4 +58,4 @@ class LoadIdentity(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, file: str) -> tuple[int, int] | None:
         """Read again when the file was replaced."""
-        return file_state(IDENTITIES, file)
+        return file_state(folder_paths.get_full_path(IDENTITIES, file))

@@ -8,14 +8,23 @@ from typing import Any
 import comfy.ops
 from comfy_api.latest import io
 
-from ..adapters.checkpoint import CheckpointError, read_tensors
+from ..adapters.checkpoint import read_tensors
 from ..adapters.families import FACE_BACKBONE
 from ..adapters.uniportrait import load_uniportrait
 from ..faces.backbone import IRBackbone
 from ..model_patches.uniportrait_encoder import UniPortraitEncoder
 from ..model_patches.uniportrait_models import UniPortraitModels
-from .model_files import BACKBONE, FACEID, IMAGE_PROMPT, NONE, ROUTER, file_options, find_file
-from .model_folders import file_state
+from .model_files import (
+    BACKBONE,
+    FACEID,
+    IMAGE_PROMPT,
+    NONE,
+    ROUTER,
+    check_kind,
+    chosen_state,
+    file_options,
+    find_file,
+)
 from .types import AdapterType
 
 _SLOTS = {"faceid": FACEID, "router": ROUTER, "backbone": BACKBONE, "image_prompt": IMAGE_PROMPT}
@@ -85,7 +94,7 @@ class LoadUniPortrait(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> dict[str, tuple[int, int] | None]:
         """Load again when a file was replaced."""
-        return {slot: file_state(wanted.folder, str(inputs.get(slot))) for slot, wanted in _SLOTS.items()}
+        return {slot: chosen_state(wanted, str(inputs.get(slot))) for slot, wanted in _SLOTS.items()}
 
 
 def load_backbone(path: Path) -> IRBackbone:
@@ -95,11 +104,7 @@ def load_backbone(path: Path) -> IRBackbone:
         CheckpointError: the file is damaged, incomplete or another kind of model.
     """
     file = read_tensors(path)
-    if file.family != FACE_BACKBONE:
-        raise CheckpointError(
-            f"{file.name} is {file.family.label}, {file.family.use}; the backbone slot needs {FACE_BACKBONE.label} "
-            f"({BACKBONE.name})."
-        )
+    check_kind(file, FACE_BACKBONE, BACKBONE, "backbone")
     return IRBackbone.from_state_dict(file.tensors, operations=comfy.ops.manual_cast)
 
 

@@ -8,6 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ..adapters.identity import Identity, mix_identities
+from ..model_patches.uniportrait_models import SYSTEM as UNIPORTRAIT
 from .previews import shown
 from .types import IdentityType
 
@@ -51,6 +52,9 @@ class MixIdentities(io.ComfyNode):
         people = list(identities.values())
         if len(people) < 2:
             raise ValueError("Mix Identities: connect at least two identities.")
+        for number, person in enumerate(people, 1):
+            if person.is_nobody:
+                raise ValueError(f"Mix Identities: no photo of identity {number} showed a face, so it cannot be mixed.")
         shares = parse_shares(weights, len(people))
         names = [person.label or f"person {number}" for number, person in enumerate(people, 1)]
         main, *others = people
@@ -58,7 +62,8 @@ class MixIdentities(io.ComfyNode):
         text = ", ".join(f"{share:.0%} {name}" for share, name in zip(shares, names, strict=True))
         warnings = []
         if any(not torch.equal(main.tokens["uncond"], other.tokens["uncond"]) for other in others):
-            warnings.append("these identities were encoded with different structure scales; use one for all")
+            setting = "structure scales" if main.system == UNIPORTRAIT else "noise"
+            warnings.append(f"these identities were encoded with different {setting}; use one for all")
         return io.NodeOutput(mixed, ui=shown(cls, text, warnings))
 
 

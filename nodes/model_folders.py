@@ -7,7 +7,11 @@ from pathlib import Path
 import folder_paths
 
 UNIPORTRAIT = "uniportrait"
+PULID = "pulid"
+FACEXLIB = "facexlib"
 INSIGHTFACE = "insightface"
+CLIP_VISION = "clip_vision"
+TEXT_ENCODERS = "text_encoders"  # and models/clip, where some packs want EVA-CLIP
 IDENTITIES = "likeness_identities"
 WEIGHT_SUFFIXES = {".bin", ".safetensors", ".pth", ".pt"}
 
@@ -17,10 +21,15 @@ def register_model_folders() -> None:
     models = Path(folder_paths.models_dir)
     _register(UNIPORTRAIT, [models / UNIPORTRAIT], WEIGHT_SUFFIXES)
     _register(IDENTITIES, [models / "likeness" / "identities", saved_identities_folder()], {".safetensors"})
-    if INSIGHTFACE not in folder_paths.folder_names_and_paths:
-        _register(INSIGHTFACE, [models / INSIGHTFACE], {".onnx", ".zip"})
-    else:  # shared with other packs, whose choice of suffixes stays
-        folder_paths.add_model_folder_path(INSIGHTFACE, str(models / INSIGHTFACE))
+    for shared, suffixes in (
+        (PULID, WEIGHT_SUFFIXES),
+        (FACEXLIB, WEIGHT_SUFFIXES),
+        (INSIGHTFACE, {".onnx", ".zip"}),
+    ):
+        if shared not in folder_paths.folder_names_and_paths:
+            _register(shared, [models / shared], suffixes)
+        else:  # shared with other packs, whose choice of suffixes stays
+            folder_paths.add_model_folder_path(shared, str(models / shared))
 
 
 def saved_identities_folder() -> Path:
@@ -33,10 +42,9 @@ def model_folders(name: str) -> list[Path]:
     return [Path(path) for path in folder_paths.get_folder_paths(name)]
 
 
-def file_state(folder: str, name: str) -> tuple[int, int] | None:
+def file_state(path: str | Path | None) -> tuple[int, int] | None:
     """Time of change (ns) and size of a file, for fingerprints; None where there is no such file."""
-    path = folder_paths.get_full_path(folder, name)
-    if path is None:
+    if path is None or not Path(path).is_file():
         return None
     status = Path(path).stat()
     return status.st_mtime_ns, status.st_size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -11,26 +11,52 @@ import torch
 from ..faces.types import Face, Faces
 from .previews import counted
 
-SMALLEST_FACE = 112  # pixels: the side of the picture that the recognition backbone reads
-SAME_PERSON = 0.2  # cosine of CurricularFace embeddings; photos of one person lie well above
+ERROR, SKIP, LEAVE_OUT = NO_FACE = ("error", "skip picture", "leave person out")
+SMALLEST_FACE = 112  # pixels: the side of the picture that recognition networks read
+SAME_PERSON = 0.2  # cosine of CurricularFace or ArcFace embeddings; photos of one person lie well above
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The chosen face of one picture."""
+
+    faces: Faces
+    face: Face
+    name: str
+
+    @property
+    def image_index(self) -> int:
+        """Which of the pictures of `faces` it is in."""
+        return self.face.image_index
 
 
 @dataclass
 class References:
-    """The chosen faces of one person: aligned crops (224, 224, 3) uint8, a name for each, and warnings."""
+    """The chosen faces of one person, and warnings."""
 
-    crops: list[np.ndarray] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
+    chosen: list[Reference] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    @property
+    def names(self) -> list[str]:
+        """What messages call the pictures."""
+        return [reference.name for reference in self.chosen]
 
-def choose_references(inputs: Mapping[str, Faces], skip_faceless: bool) -> References:
-    """The largest face of each picture of each input.
+    @property
+    def crops(self) -> np.ndarray:
+        """The faces upright (k, 224, 224, 3) uint8 RGB, as UniPortrait sees them."""
+        return np.concatenate([replace(one.faces, faces=(one.face,)).crops() for one in self.chosen])
+
+
+def choose_references(inputs: Mapping[str, Faces], no_face: str) -> References:
+    """The largest face of each picture of each input; none only if that is allowed.
+
+    no_face is one of `NO_FACE`.
 
     Raises:
-        ValueError: a picture without a face, or, with `skip_faceless`, no picture with one.
+        ValueError: a picture without a face, or, if such are skipped, no picture with one.
     """
-    chosen, faceless = References(), []
+    found, faceless = References(), []
     for number, faces in enumerate(inputs.values(), 1):
         for index in range(len(faces.images)):
             name = _picture_name(inputs, number, index)
@@ -39,13 +65,12 @@ def choose_references(inputs: Mapping[str, Faces], skip_faceless: bool) -> Refer
                 faceless.append(name)
                 continue
             position, face = max(shown, key=lambda pair: pair[1].area)
-            chosen.crops.append(faces.select([position - 1]).crops()[0])
-            chosen.names.append(name)
-            chosen.warnings += _oddities(name, position, face, len(shown))
-    if not chosen.crops or (faceless and not skip_faceless):
-        raise ValueError(_no_face_message(faceless, skip_faceless))
-    chosen.warnings += [f"{name} shows no face and was skipped" for name in faceless]
-    return chosen
+            found.chosen.append(Reference(faces, face, name))
+            found.warnings += _oddities(name, position, face, len(shown))
+    if (faceless and no_face == ERROR) or (not found.chosen and not (faceless and no_face == LEAVE_OUT)):
+        raise ValueError(_no_face_message(faceless, skipped=no_face == SKIP))
+    found.warnings += [f"{name} shows no face and was skipped" for name in faceless]
+    return found
 
 
 def find_strangers(embeddings: torch.Tensor, names: Sequence[str]) -> list[str]:
@@ -96,5 +121,5 @@ def _no_face_message(faceless: Sequence[str], skipped: bool) -> str:
         )
     return (
         f"Encode Identity: no face in {names}. Use a photo where the whole face is visible, mark a drawn face with "
-        "Faces from Boxes, or set no_face to skip picture."
+        "Faces from Boxes, or set no_face to skip picture or leave person out."
     )

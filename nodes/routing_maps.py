@@ -20,12 +20,12 @@ class RoutingMaps(io.ComfyNode):
         return io.Schema(
             node_id="Likeness_RoutingMaps",
             display_name="Routing Maps",
-            category="Likeness/UniPortrait",
+            category="Likeness/identity",
             description="Colours a finished picture by which person each place was drawn as: shows why two people "
             "were mixed up or one of them is missing.",
             search_aliases=["attention map", "router", "debug identities", "who is where", "heatmap"],
             inputs=[
-                RoutingType.Input("routing", tooltip="From the Apply UniPortrait whose model was sampled."),
+                RoutingType.Input("routing", tooltip="From the Apply node whose model was sampled."),
                 io.Image.Input("image", tooltip="The decoded result, so that this node runs after the sampler."),
                 io.Combo.Input(
                     "view",

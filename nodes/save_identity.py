@@ -41,6 +41,8 @@ class SaveIdentity(io.ComfyNode):
 
     @classmethod
     def execute(cls, identity: Identity, filename: str, overwrite: bool) -> io.NodeOutput:
+        if identity.is_nobody:
+            raise ValueError("Save Identity: no photo of this person showed a face, so there is nothing to save.")
         path = path_to_save(clean_name(filename) or clean_name(identity.label) or "identity", overwrite)
         try:
             save_identity(identity, path)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from comfy_api.latest import io
 
 from ..adapters.identity import Identity
+from ..adapters.pulid import EDITIONS
 from ..evaluation.drawing import BAD, GOOD, Mark, draw_marks
 from ..evaluation.found_faces import FoundFaces, look_at
-from ..evaluation.judges.arcface import find_recognisers, load_arcface
-from ..evaluation.judges.curricular import NAME as CURRICULAR
+from ..evaluation.judges.arcface import load_arcface
 from ..evaluation.judges.curricular import load_curricular
 from ..evaluation.judges.dlib_resnet import NAME as DLIB
 from ..evaluation.judges.dlib_resnet import available as dlib_available
@@ -23,9 +21,10 @@ from ..faces.detection import DETECTORS, load_detector
 from ..faces.pictures import pictures_from_tensor
 from ..faces.types import Faces
 from ..model_patches.uniportrait_models import SYSTEM as UNIPORTRAIT
-from .model_files import BACKBONE, file_options, find_file
+from .model_files import BACKBONE, RECOGNISER, file_options, find_file
 from .model_folders import INSIGHTFACE, model_folders
 from .previews import counted, preview_batch, shown
+from .recognisers import installed_recognisers, recogniser_folders
 from .types import FacesType, IdentityType
 
 AUTO = "auto"
@@ -74,8 +73,8 @@ class IdentitySimilarity(io.ComfyNode):
                     "judge",
                     options=judge_options(),
                     default=AUTO,
-                    tooltip="The recogniser that compares. auto: dlib, else a recogniser from models/insightface. The "
-                    "backbone of UniPortrait sees its own features come back: a second opinion at most.",
+                    tooltip="The recogniser that compares. auto: dlib, else a recogniser from models/insightface. What "
+                    "made an identity, UniPortrait's backbone or PuLID's glintr100, cannot judge it.",
                 ),
             ],
             outputs=[
@@ -98,8 +97,9 @@ class IdentitySimilarity(io.ComfyNode):
         reference_image: torch.Tensor | None = None,
         identity: Identity | None = None,
     ) -> io.NodeOutput:
-        network = _load_judge(judge)
-        warnings = _check_independence(network, identity)
+        chosen = _resolved(judge)
+        warnings = _check_independence(chosen, identity)
+        network = _load_judge(chosen)
         finder = load_detector(detector, model_folders(INSIGHTFACE))
         photos = [] if reference_image is None else look_at(pictures_from_tensor(reference_image), finder, [network])
         references = _reference_embeddings(network, reference_faces, photos)
@@ -123,45 +123,50 @@ class IdentitySimilarity(io.ComfyNode):
 def judge_options() -> list[str]:
     """What the combo offers: auto, dlib, recognisers of insightface packs, the backbone of UniPortrait."""
     backbones = [name for name in file_options(BACKBONE, optional=True) if BACKBONE.keyword in name.lower()]
-    return [AUTO, DLIB, *_recognisers(), *backbones]
+    return [AUTO, DLIB, *installed_recognisers(), *backbones]
 
 
-def _recognisers() -> dict[str, Path]:
-    """Recognisers of insightface packs by the name that the combo shows."""
-    folders = model_folders(INSIGHTFACE)
-    return {
-        path.relative_to(next(folder for folder in folders if folder in path.parents)).as_posix(): path
-        for path in find_recognisers(folders)
-    }
+def _resolved(name: str) -> str:
+    """The judge that the combo named, with auto's choice. Raises ValueError that says what to install for auto."""
+    if name != AUTO:
+        return name
+    if dlib_available():
+        return DLIB
+    recognisers = installed_recognisers()
+    if not recognisers:
+        raise ValueError(_NO_JUDGE)
+    return next(iter(recognisers))
 
 
 def _load_judge(name: str) -> Judge:
-    """The judge that the combo named. Raises ValueError that says what to install where it is missing."""
-    recognisers = _recognisers()
-    if name == AUTO:
-        if not dlib_available() and not recognisers:
-            raise ValueError(_NO_JUDGE)
-        name = DLIB if dlib_available() else next(iter(recognisers))
+    """Raises ValueError that says where the judge was looked for."""
     if name == DLIB:
         return load_dlib()
+    recognisers = installed_recognisers()
     if name in recognisers:
         return load_arcface(recognisers[name])
     if BACKBONE.keyword in name.lower():
         return load_curricular(find_file(BACKBONE, name, _NODE))
-    searched = ", ".join(str(folder) for folder in model_folders(INSIGHTFACE))
+    searched = ", ".join(str(folder) for folder in recogniser_folders())
     raise ValueError(f"{_NODE}: the judge {name} was not found in {searched}. Choose auto, or put it there.")
 
 
-def _check_independence(judge: Judge, identity: Identity | None) -> list[str]:
+def _check_independence(name: str, identity: Identity | None) -> list[str]:
     """Refuse the network that made the identity; warn of it where no identity says what was applied."""
-    if judge.name != CURRICULAR:
+    if BACKBONE.keyword in name.lower():
+        made, systems = "UniPortrait", (UNIPORTRAIT,)
+    elif name.rsplit("/", 1)[-1] == RECOGNISER.name:
+        made, systems = "PuLID", tuple(EDITIONS)
+    else:
         return []
-    if identity is not None and identity.system == UNIPORTRAIT:
+    if identity is None:
+        return [f"this recogniser conditions {made}; of pictures made with it the similarity says nothing by itself"]
+    if identity.system in systems:
         raise ValueError(
             f"{_NODE}: the identity was made with this recogniser, so the similarity would say nothing about likeness. "
             "Choose another judge, such as dlib."
         )
-    return ["this recogniser conditions UniPortrait; of pictures made with it the similarity says nothing by itself"]
+    return []
 
 
 def _reference_embeddings(judge: Judge, faces: Faces | None, photos: list[FoundFaces]) -> np.ndarray:

@@ -99,7 +99,7 @@ def test_an_identity_is_what_the_networks_give_one_after_the_other(encoder_of: A
 
 
 @pytest.mark.parametrize(
-    ("edition", "joining", "num_tokens"),
+    ("edition", "joining", "num"),
     [
         ("pulid-v1", "published", 20),
         ("pulid-v1", "all tokens", 30),
@@ -107,10 +107,10 @@ def test_an_identity_is_what_the_networks_give_one_after_the_other(encoder_of: A
         ("pulid-v1.1", "mean", 6),
     ],
 )
-def test_photos_are_joined_as_the_edition_says(encoder_of: Any, edition: str, joining: str, num_tokens: int) -> None:
+def test_photos_are_joined_as_the_edition_says(encoder_of: Any, edition: str, joining: str, num: int) -> None:
     encoder = encoder_of(edition)
     tokens = encoder.encode(encoder.see(portraits(3)), joining=joining).tokens
-    assert tokens["cond"].shape == tokens["uncond"].shape == (num_tokens, 20)
+    assert tokens["cond"].shape == tokens["uncond"].shape == (num, 20)
 
 
 def test_shrinking_is_as_each_edition_was_published(encoder_of: Any) -> None:

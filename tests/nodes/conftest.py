@@ -248,3 +248,169 @@ def call(node_classes: dict[str, Any]) -> Callable[..., Any]:
             return node_classes[f"Likeness_{name}"].execute(**inputs).args
 
     return run
+
+
+@dataclass(frozen=True)
+class PulidFiles:
+    """PuLID's files at tiny size below a models folder, under their published names, and networks of its bases."""
+
+    models: Path
+    v1: str = "pulid_v1.bin"
+    v1_1: str = "pulid_v1.1.safetensors"
+    flux: str = "pulid_flux_v0.9.1.safetensors"
+    converted: str = "ip-adapter_pulid_sdxl_fp16.safetensors"
+    eva_clip: str = "EVA02_CLIP_L_336_psz14_s6B.pt"
+    parser: str = "parsing_bisenet.pth"
+    recogniser: str = "glintr100.onnx"
+
+    def place(self, name: str) -> Path:
+        """Where a file lies."""
+        return next(self.models.rglob(name))
+
+
+@pytest.fixture(scope="session")
+def write_pulid_files(golden: Any, recogniser_model: Callable[..., bytes]) -> Callable[[Path], PulidFiles]:
+    """`write_pulid_files(models)` writes all of PuLID's files below a models folder."""
+
+    def write(models: Path) -> PulidFiles:
+        from likeness.adapters.pulid import save_pulid
+        from safetensors.torch import load_file, save_file
+
+        for folder in ("pulid", "clip_vision", "facexlib", "insightface/models/antelopev2"):
+            (models / folder).mkdir(parents=True, exist_ok=True)
+        files = PulidFiles(models)
+        save_pulid(models / "pulid" / files.v1_1, tiny_pulid("pulid-v1.1"))
+        save_pulid(models / "pulid" / files.flux, tiny_pulid("pulid-flux"))
+        save_pulid(models / "v1.safetensors", tiny_pulid("pulid-v1"))
+        v1 = load_file(models / "v1.safetensors")
+        (models / "v1.safetensors").unlink()
+        torch.save(v1, models / "pulid" / files.v1)
+        renamed = {
+            key.replace("id_adapter_attn_layers.", "ip_adapter.")
+            .replace(".id_to_k.", ".to_k_ip.")
+            .replace(".id_to_v.", ".to_v_ip.")
+            .replace("id_adapter.", "image_proj."): value.half()
+            for key, value in v1.items()
+        }
+        save_file(renamed, models / "pulid" / files.converted)
+        torch.save(tiny_tower(golden), models / "clip_vision" / files.eva_clip)
+        torch.save(tiny_parser(), models / "facexlib" / files.parser)
+        (models / "insightface" / "models" / "antelopev2" / files.recogniser).write_bytes(recogniser_model())
+        return files
+
+    return write
+
+
+def tiny_tower(golden: Any) -> dict[str, torch.Tensor]:
+    """The reference file's tower as its publisher stores it, with a rotary constant, which tells the heads' width."""
+    state = golden("pulid", "07_eva_clip_tiny").weights()
+    return {**state, "visual.rope.freqs_cos": torch.zeros(16, 16), "text.positional_embedding": torch.zeros(2, 2)}
+
+
+def tiny_parser() -> dict[str, torch.Tensor]:
+    from likeness.faces.bisenet import BiSeNet, BiSeNetSizes
+
+    torch.manual_seed(3)
+    sizes = BiSeNetSizes(stem=4, stages=(4, 6, 6, 8), context=6, fusion=6, bottleneck=2, head=5)
+    return BiSeNet(sizes).state_dict()
+
+
+def tiny_pulid(edition: str) -> Any:
+    """A PuLID for `tiny_bases`, whose weights are strong enough to be seen."""
+    from likeness.adapters.flux_attention import FluxAttentionSizes
+    from likeness.adapters.id_encoder import IDEncoderSizes
+    from likeness.adapters.id_former import IDFormerSizes
+    from likeness.adapters.layers import sdxl_layers
+    from likeness.adapters.pulid import PuLID, PuLIDSizes
+
+    seen = 12 + 24  # the tests' recogniser and tower
+    former = IDFormerSizes(seen, 32, (11, 9), (7, 13), 12, 3, 4, 5, 8, 64, 2)
+    hidden = tuple(32 * layer.level for layer in sdxl_layers(1, 2))
+    sizes = {
+        "pulid-v1": PuLIDSizes(edition, IDEncoderSizes(seen, 32, (11, 9), (7, 13), 5, 64), hidden),
+        "pulid-v1.1": PuLIDSizes(edition, former, hidden),
+        "pulid-flux": PuLIDSizes(edition, former, block=FluxAttentionSizes(64, 64, 4, 16), num_blocks=4),
+    }[edition]
+    generator = torch.Generator().manual_seed(sum(map(ord, edition)))
+    adapter = PuLID(sizes).requires_grad_(False)
+    for name, value in sorted(adapter.state_dict().items()):
+        noise = torch.randn(value.shape, generator=generator)
+        if value.ndim > 1:
+            value.copy_(noise * 2 / value[0].numel() ** 0.5)
+        else:
+            value.copy_(1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise)
+    return adapter
+
+
+@pytest.fixture(scope="module")
+def pulid_files(node_classes: dict[str, Any], write_pulid_files: Callable[[Path], PulidFiles]) -> Iterator[PulidFiles]:
+    """PuLID's files in this process's models folder, and gone again after the module."""
+    import folder_paths
+
+    models = Path(folder_paths.models_dir)
+    before = folder_paths.folder_names_and_paths["clip_vision"]
+    folder_paths.folder_names_and_paths["clip_vision"] = ([str(models / "clip_vision")], before[1])
+    yield write_pulid_files(models)
+    folder_paths.folder_names_and_paths["clip_vision"] = before
+    for folder in ("pulid", "clip_vision", "facexlib", "insightface"):
+        shutil.rmtree(models / folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_bases(comfyui_path: Path) -> dict[str, Any]:
+    """ModelPatchers of tiny SDXL and FLUX networks with random weights."""
+    import comfy.supported_models
+
+    class TinySDXL(comfy.supported_models.SDXL):
+        unet_extra_config = {**comfy.supported_models.SDXL.unet_extra_config, "num_head_channels": 16}
+
+    sdxl = TinySDXL(
+        dict(in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2], channel_mult=[1, 1, 2])
+        | dict(transformer_depth=[0, 0, 1, 1, 2, 2], transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2])
+        | dict(transformer_depth_middle=2, use_linear_in_transformer=True, context_dim=64, num_classes="sequential")
+        | dict(adm_in_channels=64 + 6 * 256, use_temporal_attention=False, dtype=torch.float32, image_size=32)
+        | dict(use_spatial_transformer=True, legacy=False)
+    )
+    flux = comfy.supported_models.Flux(
+        dict(image_model="flux", in_channels=16, out_channels=16, patch_size=2, vec_in_dim=32, context_in_dim=64)
+        | dict(hidden_size=64, mlp_ratio=2.0, num_heads=4, depth=3, depth_single_blocks=5, axes_dim=[4, 6, 6])
+        | dict(theta=10000, qkv_bias=True, guidance_embed=True, txt_ids_dims=[], dtype=torch.float32)
+    )
+    return {"SDXL": _random_model(sdxl), "FLUX": _random_model(flux)}
+
+
+def _random_model(config: Any) -> Any:
+    import comfy.model_management
+    import comfy.model_patcher
+
+    config.set_inference_dtype(torch.float32, None)
+    model = config.get_model({}, "")
+    generator = torch.Generator().manual_seed(1)
+    for name, value in sorted(model.diffusion_model.state_dict().items()):
+        if value.ndim > 1:
+            value.copy_(torch.randn(value.shape, generator=generator) * 0.7 / value[0].numel() ** 0.5)
+        else:
+            value.fill_(1.0 if name.endswith(("weight", "scale")) else 0.0)
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+@pytest.fixture
+def sample(tiny_bases: dict[str, Any]) -> Callable[..., torch.Tensor]:
+    """`sample("SDXL", model)`: the latents of two steps of 64 x 64 pixels with guidance."""
+    import comfy.sample
+
+    def drawn(*shape: int, seed: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+    def run(base: str, model: Any = None) -> torch.Tensor:
+        channels, width, scheduler = (4, 64, "normal") if base == "SDXL" else (16, 32, "simple")
+        extra = {"pooled_output": drawn(1, width, seed=6), "guidance": 3.5}
+        positive, negative = ([[drawn(1, 77, 64, seed=seed), extra]] for seed in (11, 12))
+        noise = drawn(1, channels, 8, 8, seed=3)
+        model = tiny_bases[base] if model is None else model
+        with torch.inference_mode():
+            arguments = (noise, 2, 4.0, "euler", scheduler, positive, negative, torch.zeros_like(noise))
+            return comfy.sample.sample(model, *arguments, disable_pbar=True, seed=5)
+
+    return run

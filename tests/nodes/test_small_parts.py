@@ -103,7 +103,7 @@ def faces():
 def test_the_largest_face_of_each_picture_is_used(faces):
     from likeness.nodes.reference_faces import choose_references
 
-    chosen = choose_references({"faces_1": faces([(120, 1), (200, 0), (150, 1)], 2)}, skip_faceless=False)
+    chosen = choose_references({"faces_1": faces([(120, 1), (200, 0), (150, 1)], 2)}, no_face="error")
     assert chosen.names == ["picture 1", "picture 2"]
     assert [int(crop.max()) for crop in chosen.crops] == [0, 10]
     assert chosen.warnings == [
@@ -115,8 +115,8 @@ def test_names_tell_inputs_and_pictures_apart(faces):
     from likeness.nodes.reference_faces import choose_references
 
     single, double = faces([(200, 0)], 1), faces([(200, 0), (200, 1)], 2)
-    assert choose_references({"a": single, "b": single}, False).names == ["picture 1", "picture 2"]
-    names = choose_references({"a": single, "b": double}, False).names
+    assert choose_references({"a": single, "b": single}, "error").names == ["picture 1", "picture 2"]
+    names = choose_references({"a": single, "b": double}, "error").names
     assert names == ["picture 1 of input 1", "picture 1 of input 2", "picture 2 of input 2"]
 
 
@@ -125,20 +125,24 @@ def test_faceless_pictures_stop_or_are_skipped(faces):
 
     three = faces([(200, 1)], 3)
     with pytest.raises(ValueError, match="no face in picture 1, picture 3"):
-        choose_references({"a": three}, skip_faceless=False)
-    chosen = choose_references({"a": three}, skip_faceless=True)
+        choose_references({"a": three}, no_face="error")
+    chosen = choose_references({"a": three}, no_face="skip picture")
     assert chosen.names == ["picture 2"] and len(chosen.warnings) == 2
     with pytest.raises(ValueError, match=r"no face in any of 2 pictures \(picture 1, picture 2\)"):
-        choose_references({"a": faces([], 2)}, skip_faceless=True)
-    with pytest.raises(ValueError, match="no picture is connected"):
-        choose_references({}, skip_faceless=False)
+        choose_references({"a": faces([], 2)}, no_face="skip picture")
+    nobody = choose_references({"a": faces([], 2)}, no_face="leave person out")
+    assert nobody.names == [] and len(nobody.warnings) == 2
+    assert choose_references({"a": three}, no_face="leave person out").names == ["picture 2"]
+    for no_face in ("error", "skip picture", "leave person out"):
+        with pytest.raises(ValueError, match="no picture is connected"):
+            choose_references({}, no_face)
 
 
 @pytest.mark.parametrize(("side", "warned"), [(111, True), (112, False)])
 def test_faces_below_the_size_that_the_backbone_reads_are_noticed(faces, side, warned):
     from likeness.nodes.reference_faces import choose_references
 
-    assert bool(choose_references({"a": faces([(side, 0)], 1)}, False).warnings) == warned
+    assert bool(choose_references({"a": faces([(side, 0)], 1)}, "error").warnings) == warned
 
 
 def test_strangers_are_named_in_pairs_with_their_similarity():
@@ -151,11 +155,31 @@ def test_strangers_are_named_in_pairs_with_their_similarity():
     assert found[0].startswith("picture 1 and picture 3 look like different people (similarity 0.07;")
 
 
-def test_masks_belong_to_the_identity_of_their_number():
-    from likeness.nodes.apply_uniportrait import masks_by_identity
+def person(label, num_tokens=1):
+    from likeness.adapters.identity import Identity
 
-    anna, ben, left = "anna", "ben", torch.ones(1, 4, 4)
-    assert masks_by_identity({"identity_1": anna, "identity_2": ben}, {"mask_2": left}) == (None, left)
-    assert masks_by_identity({"identity_1": anna, "identity_3": ben}, {"mask_3": left}) == (None, left)
-    with pytest.raises(ValueError, match="mask_2 is connected, but identity_2 is not"):
-        masks_by_identity({"identity_1": anna, "identity_3": ben}, {"mask_2": left})
+    return Identity("uniportrait", "", {half: torch.zeros(num_tokens, 4) for half in ("cond", "uncond")}, label)
+
+
+def test_masks_belong_to_the_identity_of_their_number():
+    from likeness.nodes.people import connected_people
+
+    anna, ben, left = person("Anna"), person("Ben"), torch.ones(1, 4, 4)
+
+    def connect(identities, masks):
+        return connected_people(identities, masks, "Apply X")
+
+    assert connect({"identity_1": anna, "identity_2": ben}, {"mask_2": left}) == ([anna, ben], (None, left))
+    assert connect({"identity_1": anna, "identity_3": ben}, {"mask_3": left}) == ([anna, ben], (None, left))
+    with pytest.raises(ValueError, match="Apply X: mask_2 is connected, but identity_2 is not"):
+        connect({"identity_1": anna, "identity_3": ben}, {"mask_2": left})
+
+
+def test_a_person_without_a_face_is_left_out_with_their_mask():
+    from likeness.nodes.people import connected_people
+
+    anna, nobody, ben = person("Anna"), person("", num_tokens=0), person("Ben")
+    left, right = torch.ones(1, 4, 4), torch.zeros(1, 4, 4)
+    people = {"identity_1": anna, "identity_2": nobody, "identity_3": ben}
+    assert connected_people(people, {"mask_2": left, "mask_3": right}, "") == ([anna, ben], (None, right))
+    assert connected_people({"identity_1": nobody}, {}, "") == ([], ())
