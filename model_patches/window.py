@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-ROUNDING = 1e-6  # relative; schedulers compute in float32 what percentages are translated to in float64
+# Schedulers take steps from tables of 1000 (UNets) or 10000 entries and round down, so that step k of n can be noisier
+# than the schedule is at k / n, by less than this part of the schedule.
+ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Window:
         sampling = model.get_model_object("model_sampling")
 
         def boundary(percent: float) -> float:
-            return math.inf if percent <= 0.0 else float(sampling.percent_to_sigma(percent)) * (1.0 + ROUNDING)
+            if percent <= 0.0:
+                return math.inf
+            return float(sampling.percent_to_sigma(percent if percent >= 1.0 else max(percent - ROUNDING, 0.0)))
 
         return cls(
             start_sigma=boundary(start),
