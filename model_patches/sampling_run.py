@@ -197,9 +197,11 @@ def call_of(patch: RunPatch, extra_options: Mapping[str, Any] | None) -> ModelCa
     Raises:
         RuntimeError: the model was called around ComfyUI's wrappers, so nothing was decided for this call.
     """
-    for options in (extra_options or {}, _CURRENT.get({})):
-        if patch.key in options:
-            return options[patch.key]
+    if extra_options is not None and patch.key in extra_options:
+        return extra_options[patch.key]  # before the context is asked, through which torch.compile cannot trace
+    running = _CURRENT.get({})
+    if patch.key in running:
+        return running[patch.key]
     raise RuntimeError(
         "Likeness: this sampler calls the diffusion model directly, past ComfyUI's model wrappers, so the identity "
         "cannot be applied. Use a sampler node that works through ComfyUI's own sampling functions."

@@ -428,8 +428,8 @@ def make_pulid() -> Callable[..., Any]:
             "pulid-v1.1": PuLIDSizes(edition, former, hidden),
             "pulid-flux": PuLIDSizes(edition, former, block=FluxAttentionSizes(64, 64, 4, 16), num_blocks=4),
         }[edition]
-        weights = PuLID(sizes, operations=comfy.ops.manual_cast, dtype=dtype)
-        return PulidModels(fill_randomly(weights, seed=4, gain=2.0))
+        weights = fill_randomly(PuLID(sizes, operations=comfy.ops.manual_cast), seed=4, gain=2.0)
+        return PulidModels(weights.to(dtype))
 
     return make
 
