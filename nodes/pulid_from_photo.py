@@ -67,7 +67,6 @@ class PuLIDFromPhoto(io.ComfyNode):
         recogniser: Link | None = None,
         mask: Link | None = None,
     ) -> io.NodeOutput:
-        _check_connected(model=model, adapter=adapter, image=image)
         graph = GraphBuilder()
         networks = {name: link for name, link in (("eva_clip", eva_clip), ("recogniser", recogniser)) if link}
         complete = graph.node("Likeness_CompletePuLID", adapter=adapter, **networks).out(0)
@@ -88,7 +87,7 @@ class PuLIDFromPhoto(io.ComfyNode):
             pulid_options=options.out(0),
             **{"faces.faces_1": graph.node("Likeness_DetectFaces", image=image, detector="auto").out(0)},
         )
-        how = {"method": method}
+        how: dict[str, Any] = {"method": method}
         if method == CUSTOM:
             how |= {"method.form": PROJECTIONS[projection], "method.num_zero": num_zero}
         where = {"masks.mask_1": mask} if mask else {}
@@ -106,12 +105,6 @@ class PuLIDFromPhoto(io.ComfyNode):
             **where,
         )
         return io.NodeOutput(applied.out(0), person.out(1), expand=graph.finalize())
-
-
-def _check_connected(**links: Link | None) -> None:
-    for name, link in links.items():
-        if link is None:
-            raise ValueError(f"PuLID from Photo: {name} is not connected.")
 
 
 def _links() -> list[io.Input]:

@@ -1,8 +1,8 @@
-"""Nodes of older PuLID packs and what they become: ComfyUI's own way of replacing nodes that are missing.
+"""Nodes of older PuLID packs and what they become.
 
-ComfyUI replaces node by node: it hands values and links on as they are and can set fixed ones. In the browser the user
-is asked; graphs that come by /prompt are replaced without asking. Where a pack with these nodes is installed, its own
-are used. Numbers and names here are facts about the packs (README and docs/migration.md say which).
+ComfyUI has a way of replacing missing nodes one by one: values and links are handed on as they are, and fixed values
+can be set. In the browser the user is asked, and gets our nodes; the same table serves there and for graphs that come
+by /prompt (see `replace_old_nodes`). Where a pack with these nodes is installed, its own are used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class OldNode:
         widgets: its widgets in their order, with their defaults; saved workflows hold values by position.
         inputs: input of the new node -> input or widget of the old one.
         fixed: input of the new node -> value.
-        outputs: how many outputs are handed on, in their order.
+        outputs: how many outputs are handed on; each keeps its number.
     """
 
     old: str
@@ -35,17 +35,33 @@ class OldNode:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     outputs: int = 1
 
-    def replacement(self) -> io.NodeReplace:
-        """The same for ComfyUI."""
+    def for_browser(self) -> io.NodeReplace:
+        """The same in ComfyUI's words."""
         carried = [{"new_id": new, "old_id": old} for new, old in self.inputs.items()]
         fixed = [{"new_id": new, "set_value": value} for new, value in self.fixed.items()]
-        return io.NodeReplace(
-            new_node_id=self.new,
-            old_node_id=self.old,
-            old_widget_ids=list(self.widgets),
-            input_mapping=[*carried, *fixed],
-            output_mapping=[{"new_idx": number, "old_idx": number} for number in range(self.outputs)],
-        )
+        return _SameOutputs(self.new, self.old, list(self.widgets), [*carried, *fixed], self.outputs)
+
+    def replaced(self, node: dict[str, Any]) -> dict[str, Any]:
+        """A node of a graph in ComfyUI's API format, as ours; what is neither connected nor set is the old default."""
+        given = node.get("inputs") or {}
+        carried = {new: given.get(old, self.widgets.get(old)) for new, old in self.inputs.items()}
+        present = {new: value for new, value in carried.items() if value is not None}
+        return {**node, "class_type": self.new, "inputs": {**present, **self.fixed}}
+
+
+class _SameOutputs(io.NodeReplace):
+    """A replacement whose outputs keep their numbers: the browser wants that said, and the server must not hear it.
+
+    Told to renumber outputs, it looks for the node behind under input names that it may have replaced already.
+    """
+
+    def __init__(self, new: str, old: str, widgets: list[str], inputs: list[dict[str, Any]], num_outputs: int) -> None:
+        super().__init__(new_node_id=new, old_node_id=old, old_widget_ids=widgets, input_mapping=inputs)
+        self.num_outputs = num_outputs
+
+    def as_dict(self) -> dict[str, Any]:
+        kept = [{"new_idx": number, "old_idx": number} for number in range(self.num_outputs)]
+        return {**super().as_dict(), "output_mapping": kept}
 
 
 def _loaders(infix: str) -> list[OldNode]:
@@ -123,28 +139,24 @@ async def register_replacements() -> None:
     if server is None:
         return
     for node in OLD_NODES:
-        await ComfyAPI().node_replacement.register(node.replacement())
-    server.add_on_prompt_handler(complete_old_nodes)
+        await ComfyAPI().node_replacement.register(node.for_browser())
+    server.add_on_prompt_handler(replace_old_nodes)
 
 
-def complete_old_nodes(data: dict[str, Any]) -> dict[str, Any]:
-    """A request to /prompt, in which older nodes have all of their inputs, as ComfyUI's replacing needs them.
+def replace_old_nodes(data: dict[str, Any]) -> dict[str, Any]:
+    """A request to /prompt whose older nodes are ours; others, and those that are installed, stay as they are.
 
-    It fails on a graph where an optional input is not connected, or a node has no title. Nodes that are not of
-    `OLD_NODES`, or that are installed, stay as they are.
+    ComfyUI 0.30 would replace them itself right after this, but fails where an optional input is not connected, where
+    a node has no title, and where two nodes that are connected are both replaced.
     """
     from nodes import NODE_CLASS_MAPPINGS
 
-    known = {node.old: node for node in OLD_NODES if node.old not in NODE_CLASS_MAPPINGS}
+    missing = {node.old: node for node in OLD_NODES if node.old not in NODE_CLASS_MAPPINGS}
     prompt = data.get("prompt")
-    for node in prompt.values() if isinstance(prompt, dict) else ():
-        old = known.get(node.get("class_type")) if isinstance(node, dict) else None
-        if old is None:
-            continue
-        node.setdefault("_meta", {"title": old.old})
-        inputs = node.setdefault("inputs", {})
-        for name in old.inputs.values():
-            inputs.setdefault(name, old.widgets.get(name))
+    if isinstance(prompt, dict):
+        for number, node in prompt.items():
+            if isinstance(node, dict) and node.get("class_type") in missing:
+                prompt[number] = missing[node["class_type"]].replaced(node)
     return data
 
 

@@ -69,11 +69,11 @@ def _nothing_recorded(record: RoutingRecord) -> str:
     if len(record.labels) < 2:
         return (
             "Routing Maps: only one identity is applied, so there is nothing to share out. Connect two or more to "
-            "Apply UniPortrait."
+            "the Apply node."
         )
     return (
-        "Routing Maps: nothing was recorded. Connect the routing of the Apply UniPortrait whose model was sampled, and "
-        "to image the decoded result of that sampler; id_scale must be above 0, the window must hold a step, and the "
+        "Routing Maps: nothing was recorded. Connect the routing of the Apply node whose model was sampled, and to "
+        "image the decoded result of that sampler; id_scale must be above 0, the window must hold a step, and the "
         "identities must differ (the same photo twice is one person)."
     )
 

@@ -153,6 +153,7 @@ def _load_judge(name: str) -> Judge:
 
 def _check_independence(name: str, identity: Identity | None) -> list[str]:
     """Refuse the network that made the identity; warn of it where no identity says what was applied."""
+    systems: tuple[str, ...]
     if BACKBONE.keyword in name.lower():
         made, systems = "UniPortrait", (UNIPORTRAIT,)
     elif name.rsplit("/", 1)[-1] == RECOGNISER.name:

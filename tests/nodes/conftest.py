@@ -397,7 +397,7 @@ def _random_model(config: Any) -> Any:
 
 @pytest.fixture
 def sample(tiny_bases: dict[str, Any]) -> Callable[..., torch.Tensor]:
-    """`sample("SDXL", model)`: the latents of two steps of 64 x 64 pixels with guidance."""
+    """`sample("SDXL", model)`: the latents of three steps of 64 x 64 pixels with guidance."""
     import comfy.sample
 
     def drawn(*shape: int, seed: int) -> torch.Tensor:
@@ -410,7 +410,7 @@ def sample(tiny_bases: dict[str, Any]) -> Callable[..., torch.Tensor]:
         noise = drawn(1, channels, 8, 8, seed=3)
         model = tiny_bases[base] if model is None else model
         with torch.inference_mode():
-            arguments = (noise, 2, 4.0, "euler", scheduler, positive, negative, torch.zeros_like(noise))
+            arguments = (noise, 3, 4.0, "euler", scheduler, positive, negative, torch.zeros_like(noise))
             return comfy.sample.sample(model, *arguments, disable_pbar=True, seed=5)
 
     return run

@@ -9,15 +9,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 IDS = [
+    "ApplyPuLID",
     "ApplyUniPortrait",
+    "CompletePuLID",
     "DetectFaces",
     "EncodeIdentity",
     "FacesFromBoxes",
     "IdentitySimilarity",
+    "LoadEvaClip",
+    "LoadFaceRecogniser",
     "LoadIdentity",
+    "LoadPuLID",
     "LoadUniPortrait",
     "MixIdentities",
     "PickFaces",
+    "PuLIDFromPhoto",
+    "PuLIDOptions",
     "RoutingMaps",
     "SaveIdentity",
 ]
@@ -57,7 +64,7 @@ PEERS = {
 
 
 def inputs_of(schema):
-    """Every input, with the templates of growing ones: name -> options."""
+    """Every input, with the templates of growing ones and those of each choice: name -> options."""
     for group in ("required", "optional"):
         for name, (kind, *options) in schema["input"].get(group, {}).items():
             yield name, options[0] if options else {}
@@ -65,6 +72,11 @@ def inputs_of(schema):
                 for part in options[0]["template"]["input"].values():
                     for inner, (_, *inner_options) in part.items():
                         yield f"{name}.{inner}", inner_options[0] if inner_options else {}
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                for choice in options[0]["options"]:
+                    for part in choice["inputs"].values():
+                        for inner, (_, *inner_options) in part.items():
+                            yield inner, inner_options[0] if inner_options else {}
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +132,27 @@ def test_the_browser_gets_the_extension_without_globals(studio):
     assert "registerExtension" in script and not re.search(r"\bwindow\.|globalThis", script)
 
 
-def test_the_help_names_every_model_file(node_classes):
-    from likeness.nodes.model_files import MODEL_FILES
+@pytest.mark.parametrize("system", ["UniPortrait", "PuLID"])
+def test_the_help_names_every_model_file(node_classes, system):
+    from likeness.nodes.model_files import PULID_FILES, UNIPORTRAIT_FILES
 
-    page = (ROOT / "web" / "docs" / "Likeness_LoadUniPortrait.md").read_text("utf-8")
-    for file in MODEL_FILES:
+    page = (ROOT / "web" / "docs" / f"Likeness_Load{system}.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for file in PULID_FILES if system == "PuLID" else UNIPORTRAIT_FILES:
         for fact in (file.name, file.folder, file.licence, file.size):
-            assert fact in page, (file.name, fact)
+            assert fact in page and fact in readme, (file.name, fact)
+
+
+def test_a_node_that_nobody_has_to_see_is_hidden(ours):
+    assert [name for name, schema in ours.items() if schema.get("dev_only")] == ["Likeness_CompletePuLID"]
+
+
+def test_old_workflows_of_ours_still_open(ours):
+    """Inputs that a node gained later are optional and come last, so that values by position stay in their places."""
+    encode = ours["Likeness_EncodeIdentity"]["input"]
+    assert list(encode["required"]) == ["adapter", "faces", "structure_scale", "label", "no_face"]
+    assert list(encode["optional"]) == ["pulid_options"]
+    apply = ours["Likeness_ApplyUniPortrait"]["input"]
+    widgets = ["id_scale", "lora_scale", "start_percent", "end_percent", "keep_soft_edges", "image_prompt_scale"]
+    assert list(apply["required"]) == ["model", "adapter", "identities", "masks", *widgets]
+    assert ours["Likeness_EncodeIdentity"]["output_name"][:2] == ["identity", "crops"]
