@@ -1,4 +1,4 @@
-"""`python run.py bench [unet|encode|training] ...`: one table per benchmark."""
+"""`python run.py bench [unet|pulid-sdxl|pulid-flux|encode|training] ...`: one table per benchmark."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import sys
 
 from ..host.environment import named_comfyui
 
+CHOICES = ("unet", "pulid-sdxl", "pulid-flux", "encode", "training")
+
 
 def main() -> None:
     """Make ComfyUI importable, then run what was asked for."""
     parser = argparse.ArgumentParser(prog="run.py bench", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=("unet", "encode", "training"), default="unet")
-    parser.add_argument("--size", type=int, default=64, help="latent side in unet: 64 is a picture of 512 pixels")
+    parser.add_argument("what", nargs="?", choices=CHOICES, default="unet")
+    parser.add_argument("--size", type=int, default=64, help="latent side in unet and pulid: 64 is 512 pixels")
     parser.add_argument("--pixels", type=int, default=512, help="picture side in training")
-    parser.add_argument("--small", action="store_true", help="small widths in training: a quick look")
+    parser.add_argument("--small", action="store_true", help="small widths in training and pulid: a quick look")
+    parser.add_argument("--depth", type=int, nargs=2, default=[2, 4], help="double and single blocks in pulid-flux")
     parser.add_argument("--precision", choices=("no", "bf16"), help="in training; without it bf16 on a GPU")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once in unet and training")
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once, except in encode")
     parser.add_argument("--rounds", type=int, default=8, help="measurements of each")
-    parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3], help="numbers of people in unet")
+    parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3], help="numbers of people in a picture")
     options = parser.parse_args()
     if options.what == "training":
         from . import training
@@ -26,14 +29,24 @@ def main() -> None:
         training.print_table(options.pixels, options.batch, options.rounds, options.small, options.precision)
         return
     _import_comfyui()
-    if options.what == "unet":
-        from . import unet_step
-
-        unet_step.print_table(options.size, options.batch, options.rounds, options.identities)
-    else:
+    if options.what == "encode":
         from . import encode
 
         encode.print_table(options.rounds)
+        return
+    steps = (options.size, options.batch, options.rounds, options.identities)
+    if options.what == "pulid-sdxl":
+        from . import pulid_step
+
+        pulid_step.print_sdxl_table(*steps, options.small)
+    elif options.what == "pulid-flux":
+        from . import pulid_step
+
+        pulid_step.print_flux_table(*steps, tuple(options.depth), options.small)
+    else:
+        from . import unet_step
+
+        unet_step.print_table(*steps)
 
 
 def _import_comfyui() -> None:

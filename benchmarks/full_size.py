@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -11,12 +12,24 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..adapters.flux_attention import FluxAttentionSizes
+from ..adapters.id_encoder import IDEncoderSizes
+from ..adapters.id_former import IDFormerSizes
 from ..adapters.identity import Identity
+from ..adapters.layers import flux_places, sdxl_layers
+from ..adapters.pulid import PuLID, PuLIDSizes
 from ..adapters.resampler import ResamplerSizes
 from ..adapters.uniportrait import UniPortrait, UniPortraitSizes
+from ..model_patches.pulid_models import PulidModels
 from ..model_patches.uniportrait_models import UniPortraitModels
 
 HIDDEN = (*[320] * 4, *[640] * 4, *[1280] * 10, *[640] * 6, *[320] * 6, *[1280] * 2)
+
+# Widths of the UNet's levels, of the text and of the pooled text; the small ones are for a quick look.
+SDXL: dict[str, Any] = {"widths": (320, 640, 1280), "context": 2048, "pooled": 1280}
+SMALL_SDXL: dict[str, Any] = {"widths": (64, 64, 128), "context": 128, "pooled": 64}
+FLUX: dict[str, Any] = {"hidden_size": 3072, "num_heads": 24, "context_in_dim": 4096, "vec_in_dim": 768}
+SMALL_FLUX: dict[str, Any] = {"hidden_size": 128, "num_heads": 1, "context_in_dim": 64, "vec_in_dim": 32}
 
 
 def step_dtype() -> torch.dtype:
@@ -55,8 +68,56 @@ def sd15() -> ModelPatcher:
         "use_spatial_transformer": True,
         "legacy": False,
     }
-    config = comfy.supported_models.SD15(unet_config)
-    config.set_inference_dtype(step_dtype(), None)
+    return _patcher(comfy.supported_models.SD15(unet_config), step_dtype())
+
+
+def sdxl(sizes: dict[str, Any]) -> ModelPatcher:
+    """The SDXL UNet, at these widths."""
+    widths = sizes["widths"]
+    unet_config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": widths[0],
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [width // widths[0] for width in widths],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "use_linear_in_transformer": True,
+        "context_dim": sizes["context"],
+        "num_classes": "sequential",
+        "adm_in_channels": sizes["pooled"] + 6 * 256,
+        "use_temporal_attention": False,
+        "dtype": step_dtype(),
+        "image_size": 32,
+        "use_spatial_transformer": True,
+        "legacy": False,
+    }
+    return _patcher(comfy.supported_models.SDXL(unet_config), step_dtype())
+
+
+def flux(sizes: dict[str, Any]) -> ModelPatcher:
+    """FLUX at this width and depth; bfloat16 on a GPU, as it is distributed."""
+    dtype = torch.float32 if comfy.model_management.cpu_mode() else torch.bfloat16
+    config = {
+        "image_model": "flux",
+        "in_channels": 16,
+        "out_channels": 16,
+        "patch_size": 2,
+        "mlp_ratio": 4.0,
+        "axes_dim": [16, 56, 56],
+        "theta": 10000,
+        "qkv_bias": True,
+        "guidance_embed": True,
+        "txt_ids_dims": [],
+        "dtype": dtype,
+        **sizes,
+    }
+    return _patcher(comfy.supported_models.Flux(config), dtype)
+
+
+def _patcher(config: Any, dtype: torch.dtype) -> ModelPatcher:
+    config.set_inference_dtype(dtype, None)
     model = config.get_model({}, "")
     fill(model.diffusion_model)
     return comfy.model_patcher.CoreModelPatcher(
@@ -80,4 +141,37 @@ def people(models: UniPortraitModels, count: int) -> Sequence[Identity]:
     fingerprint = models.weights.fingerprint
     return [
         Identity("uniportrait", fingerprint, {"cond": torch.randn(16, 768), "uncond": nobody}) for _ in range(count)
+    ]
+
+
+def pulid_sdxl(sizes: dict[str, Any]) -> PulidModels:
+    """PuLID v1 for this UNet, stored in float16; its encoder is small, since nothing is encoded here."""
+    encoder = IDEncoderSizes(8, 8, (8, 8), (8, 8), output_dim=sizes["context"])
+    hidden = tuple(sizes["widths"][layer.level] for layer in sdxl_layers())
+    return _pulid(PuLIDSizes("pulid-v1", encoder, hidden), torch.float16)
+
+
+def pulid_flux(sizes: dict[str, Any]) -> PulidModels:
+    """PuLID for this FLUX, stored in bfloat16; its encoder is small, since nothing is encoded here."""
+    width, context = sizes["hidden_size"], 2048 * sizes["hidden_size"] // 3072
+    encoder = IDFormerSizes(8, 8, (8, 8), (8, 8), dim=8, heads=1, dim_head=8, output_dim=context)
+    block = FluxAttentionSizes(width, context, heads=max(1, context // 128))
+    num_blocks = len(flux_places(sizes["depth"], sizes["depth_single_blocks"]))
+    return _pulid(PuLIDSizes("pulid-flux", encoder, block=block, num_blocks=num_blocks), torch.bfloat16)
+
+
+def _pulid(sizes: PuLIDSizes, dtype: torch.dtype) -> PulidModels:
+    weights = PuLID(sizes, operations=comfy.ops.manual_cast, dtype=dtype)
+    fill(weights)
+    return PulidModels(weights)
+
+
+def pulid_people(models: PulidModels, count: int) -> Sequence[Identity]:
+    """Identities of random tokens: 10 in v1, 32 for FLUX."""
+    tokens = 10 if models.system == "pulid-v1" else 32
+    width = models.weights.sizes.encoder.output_dim
+    nobody = torch.randn(tokens, width)
+    return [
+        Identity(models.system, models.weights.fingerprint, {"cond": torch.randn(tokens, width), "uncond": nobody})
+        for _ in range(count)
     ]

@@ -82,16 +82,16 @@ def find_flux_places(model: ModelPatcher, base: WantedBase, width: int, num_plac
         ValueError: the model has no such blocks, or others in number or width.
     """
     network = model.get_model_object("diffusion_model")
-    blocks = [getattr(network, name, None) for name in ("double_blocks", "single_blocks")]
-    image_input = getattr(network, "img_in", None)
-    if None in blocks or not hasattr(image_input, "out_features") or not isinstance(network.patch_size, int):
-        raise base.other_network(model)
-    num_double, num_single = (len(each) for each in blocks)
+    try:
+        num_double, num_single = len(network.double_blocks), len(network.single_blocks)
+        found_width = network.img_in.out_features
+    except AttributeError:
+        raise base.other_network(model) from None
     places = flux_places(num_double, num_single)
-    if (image_input.out_features, len(places)) != (width, num_places):
+    if (found_width, len(places)) != (width, num_places):
         raise base.other_widths(
             model,
-            f"model {image_input.out_features} wide with {num_double} + {num_single} blocks, which have {len(places)} "
+            f"model {found_width} wide with {num_double} + {num_single} blocks, which have {len(places)} "
             f"places for an adapter, adapter {width} wide with {num_places} places",
         )
     return places

@@ -144,6 +144,23 @@ def make_sdxl() -> Callable[..., Any]:
     return make
 
 
+FLUX_SIZES: dict[str, Any] = {
+    "patch_size": 2,
+    "vec_in_dim": 32,
+    "context_in_dim": 64,
+    "hidden_size": 64,
+    "mlp_ratio": 2.0,
+    "num_heads": 4,
+    "depth": 3,
+    "depth_single_blocks": 5,
+    "axes_dim": [4, 6, 6],
+    "theta": 10000,
+    "qkv_bias": True,
+    "txt_ids_dims": [],
+    "dtype": torch.float32,
+}
+
+
 @pytest.fixture(scope="session")
 def make_flux() -> Callable[..., Any]:
     """`make_flux(compute, stored, **sizes)` -> ModelPatcher around ComfyUI's own FLUX with random weights."""
@@ -153,26 +170,24 @@ def make_flux() -> Callable[..., Any]:
         pass
 
     def make(compute: torch.dtype = torch.float32, stored: torch.dtype = torch.float32, **sizes: Any) -> Any:
-        config = {
-            "image_model": "flux",
-            "in_channels": 16,
-            "out_channels": 16,
-            "patch_size": 2,
-            "vec_in_dim": 32,
-            "context_in_dim": 64,
-            "hidden_size": 64,
-            "mlp_ratio": 2.0,
-            "num_heads": 4,
-            "depth": 3,
-            "depth_single_blocks": 5,
-            "axes_dim": [4, 6, 6],
-            "theta": 10000,
-            "qkv_bias": True,
-            "guidance_embed": True,
-            "txt_ids_dims": [],
-            "dtype": torch.float32,
-        }
+        config = {"image_model": "flux", "in_channels": 16, "out_channels": 16, "guidance_embed": True, **FLUX_SIZES}
         return model_patcher(TinyFlux({**config, **sizes}), compute, stored)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_chroma() -> Callable[[], Any]:
+    """A ModelPatcher around ComfyUI's own Chroma with random weights, of the size of `make_flux`'s network."""
+    import comfy.supported_models
+
+    class TinyChroma(comfy.supported_models.Chroma):
+        pass
+
+    def make() -> Any:
+        modulations = {"in_dim": 64, "out_dim": 64, "hidden_dim": 64, "n_layers": 2}
+        config = {"image_model": "chroma", "in_channels": 64, "out_channels": 64, **modulations, **FLUX_SIZES}
+        return model_patcher(TinyChroma(config), torch.float32, torch.float32)
 
     return make
 

@@ -127,6 +127,18 @@ class TestNumbers:
         assert (found.positive - expected).abs().mean() / expected.abs().mean() < 0.1
 
 
+@pytest.mark.parametrize(("form", "num_zero"), [("plain", 0), ("ortho", 4), ("ortho_v2", 4)])
+def test_the_plain_code_of_the_benchmark_agrees(base: Base, form: str, num_zero: int) -> None:
+    """It projects in every layer and step, for each row; its FLUX blocks use their own weights."""
+    from likeness.benchmarks.plain_pulid import apply_plainly
+
+    (person,) = base.people(base.models, [0])
+    plain = base.lab.predict(apply_plainly(base.model, base.models, person, Injection(form, num_zero)))
+    found = base.lab.predict(base.apply([0], form=form))
+    torch.testing.assert_close(found.positive, plain.positive, **SAME)
+    torch.testing.assert_close(found.negative, plain.negative, **SAME)
+
+
 class TestRefusals:
     def test_nobody(self, base: Base) -> None:
         with pytest.raises(ValueError, match="Apply PuLID: no identity is connected"):

@@ -147,6 +147,19 @@ class TestTokens:
         assert not torch.equal(found[0][:, :, 4:], found[1][:, :, 4:])
 
 
+def test_chroma_has_the_same_places(apply: Any, lab: Any, make_chroma: Any) -> None:
+    """A class of its own with FLUX's blocks, widths and hooks."""
+    model = make_chroma()
+    patched, _ = apply([0], model)
+    found, plain = lab.predict(patched), lab.predict(model)
+    assert torch.isfinite(found.positive).all() and (found.positive - plain.positive).abs().mean() > 0.01
+    probe, notes = watched(patched, PLACES[3])
+    lab.predict(probe)
+    before, after = notes[0]
+    assert torch.equal(after[:, :TEXT_TOKENS], before[:, :TEXT_TOKENS])
+    assert (after[:, TEXT_TOKENS:] - before[:, TEXT_TOKENS:]).abs().amax(-1).min() > 1e-3
+
+
 class TestWork:
     @pytest.fixture
     def folded(self, models: Any) -> Any:

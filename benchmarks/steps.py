@@ -1,0 +1,109 @@
+"""One step of a network with identities over the bare step, in turn within one sampling run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.samplers
+import torch
+from comfy.model_patcher import ModelPatcher
+
+_HEADS = ("people", "bare s", "s/step", "ratio", "lower", "upper", "best", "first call", "peak")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is sampled: latents (batch, channels, height, width) and prompts."""
+
+    latent: tuple[int, int, int, int]
+    prompt: Callable[[], list[Any]]  # ComfyUI CONDITIONING of random numbers
+    guided: bool  # whether the negative prompt is computed too
+    sigma: float
+
+
+@dataclass
+class Variant:
+    """One row of a table: seconds of its own calls, and of the bare calls between them."""
+
+    name: str
+    people: int
+    model: ModelPatcher
+    own: list[float] = field(default_factory=list)
+    bare: list[float] = field(default_factory=list)
+    first: float = 0.0
+    peak: int = 0
+
+
+def print_steps(variants: Sequence[Variant], workload: Workload, rounds: int, device: torch.device) -> None:
+    """Measure each variant in a sampling run of its own, `rounds` times in turn with the bare network, and print it.
+
+    Ratios are of neighbouring calls: their median, lower and upper quarter, and the best own over the best bare call.
+    """
+    width = 2 + max(len(variant.name) for variant in variants)
+    print(f"{'':{width}}" + "".join(f"{head:>11}" for head in _HEADS), flush=True)
+    for variant in variants:
+        _measure(variant, workload, rounds, device)
+        _print_row(variant, width, device)
+
+
+def _measure(variant: Variant, workload: Workload, rounds: int, device: torch.device) -> None:
+    guider = comfy.samplers.CFGGuider(variant.model)
+    guider.set_conds(workload.prompt(), workload.prompt())
+    guider.set_cfg(7.5 if workload.guided else 1.0)
+
+    def sample(
+        model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **__: Any
+    ) -> torch.Tensor:
+        conditionings = [guider.conds["positive"], guider.conds["negative"]][: 1 + workload.guided]
+
+        def call(options: dict[str, Any]) -> float:
+            arguments = (guider.inner_model, conditionings, x, sigmas[:1], options)
+            return _timed(lambda: comfy.samplers.calc_cond_batch(*arguments), device)
+
+        variant.first = call(extra_args["model_options"])  # prepares what a run computes once
+        for _ in range(rounds):
+            variant.own.append(call(extra_args["model_options"]))
+            variant.bare.append(call({"transformer_options": {}}))  # the same network without any patch
+        return x
+
+    noise = torch.randn(workload.latent)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    sigmas = torch.tensor([workload.sigma, 0.0])
+    guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(sample), sigmas, disable_pbar=True, seed=1)
+    if device.type == "cuda":
+        variant.peak = torch.cuda.max_memory_allocated()
+
+
+def _timed(call: Callable[[], Any], device: torch.device) -> float:
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    start = now()
+    call()
+    return now() - start
+
+
+def _print_row(variant: Variant, width: int, device: torch.device) -> None:
+    ratios = sorted(own / bare for own, bare in zip(variant.own, variant.bare, strict=True))
+    quarter = len(ratios) // 4
+    peak = f"{variant.peak / 2**20:.0f} MiB" if device.type == "cuda" else "-"
+    numbers = (
+        statistics.median(variant.bare),
+        statistics.median(variant.own),
+        statistics.median(ratios),
+        ratios[quarter],
+        ratios[-1 - quarter],
+        min(variant.own) / min(variant.bare),
+        variant.first,
+    )
+    print(
+        f"{variant.name:{width}}{variant.people:>11}" + "".join(f"{n:>11.3f}" for n in numbers) + f"{peak:>11}",
+        flush=True,
+    )
