@@ -6,6 +6,7 @@ import asyncio
 import importlib.util
 import json
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+
+BROWSER_VARIABLE = "LIKENESS_BROWSER"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
+QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
+PATIENCE = 90_000  # ms; a page takes 5 s on a quiet machine
 
 
 @dataclass(frozen=True)
@@ -187,3 +193,26 @@ def models_pack(comfyui_path: Path) -> Iterator[ModuleType]:
     asyncio.run(load())
     yield pack
     comfy.supported_models.models[:] = known
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser context without a window. Not for longer than a module: while it lives, asyncio.run fails."""
+    api = pytest.importorskip("playwright.sync_api", reason="the Python package playwright drives the browser")
+    named = os.environ.get(BROWSER_VARIABLE)
+    executable = named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if executable is None:
+        pytest.skip(
+            f"no browser: set {BROWSER_VARIABLE} to a Chromium, or have one of {', '.join(BROWSERS)} on the path"
+        )
+    with api.sync_playwright() as playwright:
+        context = playwright.chromium.launch_persistent_context(
+            tmp_path_factory.mktemp("browser"),
+            executable_path=executable,
+            headless=True,
+            viewport={"width": 1500, "height": 950},
+            args=list(QUIET),
+        )
+        context.set_default_timeout(PATIENCE)
+        yield context
+        context.close()

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import shutil
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +13,6 @@ from likeness.host.environment import ROOT
 from PIL import Image
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
-BROWSER_VARIABLE = "LIKENESS_BROWSER"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "msedge", "microsoft-edge")
-QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
-PATIENCE = 90_000  # ms; a page takes 5 s on a quiet machine
 READY = "() => window.app?.graph && window.app?.extensionManager"
 OPEN = "async ([workflow, name]) => { await window.app.loadGraphData(workflow, true, true, name); }"
 STATE = """() => ({
@@ -47,29 +40,6 @@ RESULTS = """() => Object.fromEntries(window.app.graph._nodes.map((node) => [nod
 LOADED = "(id) => window.app.graph.getNodeById(id).imgs?.[0]?.naturalWidth"
 CENTRE = "(id) => { window.app.canvas.centerOnNode(window.app.graph.getNodeById(id)); }"
 SET = "async ([name, value]) => { await window.app.ui.settings.setSettingValueAsync(name, value); }"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser context without a window."""
-    api = pytest.importorskip("playwright.sync_api", reason="the Python package playwright drives the browser")
-    named = os.environ.get(BROWSER_VARIABLE)
-    executable = named or next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if executable is None:
-        pytest.skip(
-            f"no browser: set {BROWSER_VARIABLE} to a Chromium, or have one of {', '.join(BROWSERS)} on the path"
-        )
-    with api.sync_playwright() as playwright:
-        context = playwright.chromium.launch_persistent_context(
-            tmp_path_factory.mktemp("browser"),
-            executable_path=executable,
-            headless=True,
-            viewport={"width": 1500, "height": 950},
-            args=list(QUIET),
-        )
-        context.set_default_timeout(PATIENCE)
-        yield context
-        context.close()
 
 
 class Page:
