@@ -492,20 +492,26 @@ def lab_of_base(lab_of: Any) -> Callable[[str], Lab]:
     return make
 
 
-ATTENTION_SYSTEMS = ("uniportrait", "pulid-sdxl")  # they sit in attention slots, to which other packs may add
-SYSTEMS = (*ATTENTION_SYSTEMS, "pulid-flux")
+def contract_of(request: Any) -> SystemUnderContract:
+    return request.getfixturevalue("contract_of_" + request.param.replace("-", "_"))
 
 
-@pytest.fixture(scope="session", params=SYSTEMS)
+@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho", "pulid-flux"])
 def system(request: Any) -> SystemUnderContract:
     """Each system of the contract in turn."""
-    return request.getfixturevalue("contract_of_" + request.param.replace("-", "_"))
+    return contract_of(request)
 
 
-@pytest.fixture(scope="session", params=ATTENTION_SYSTEMS)
+@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-flux"])
+def linear_system(request: Any) -> SystemUnderContract:
+    """Each system whose term does not depend on the rest of the layer's result; PuLID's ortho forms do."""
+    return contract_of(request)
+
+
+@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho"])
 def attention_system(request: Any) -> SystemUnderContract:
-    """Each system that sits in attention slots."""
-    return request.getfixturevalue("contract_of_" + request.param.replace("-", "_"))
+    """Each system that sits in attention slots, to which other packs may add."""
+    return contract_of(request)
 
 
 @pytest.fixture(scope="session")
@@ -534,21 +540,34 @@ def contract_of_uniportrait(
 
 
 @pytest.fixture(scope="session")
-def contract_of_pulid_sdxl(
-    make_sdxl: Any, lab_of_base: Any, make_pulid: Any, apply_pulid_with: Any
-) -> SystemUnderContract:
-    models = make_pulid("pulid-v1.1")
-    return SystemUnderContract(
-        model=make_sdxl(),
-        lab=lab_of_base("SDXL"),
-        first_slot=("attn2", ("input", 4, 0)),
-        grid=(8, 8),
-        a_weight="diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight",
-        cast_model=lambda dtype: make_sdxl(compute=dtype),
-        projections=lambda: list(models.weights.projections.values()),
-        patchers=lambda: list(models.patchers.values()),
-        _apply=apply_pulid_with(models),
-    )
+def make_sdxl_contract(make_sdxl: Any, lab_of_base: Any, make_pulid: Any, apply_pulid_with: Any) -> Callable[..., Any]:
+    """`make_sdxl_contract(form, num_zero)` -> the contract's entry for this form."""
+
+    def make(form: str, num_zero: int) -> SystemUnderContract:
+        models = make_pulid("pulid-v1.1")
+        return SystemUnderContract(
+            model=make_sdxl(),
+            lab=lab_of_base("SDXL"),
+            first_slot=("attn2", ("input", 4, 0)),
+            grid=(8, 8),
+            a_weight="diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_q.weight",
+            cast_model=lambda dtype: make_sdxl(compute=dtype),
+            projections=lambda: list(models.weights.projections.values()),
+            patchers=lambda: list(models.patchers.values()),
+            _apply=apply_pulid_with(models, form, num_zero),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def contract_of_pulid_sdxl(make_sdxl_contract: Any) -> SystemUnderContract:
+    return make_sdxl_contract("plain", 0)
+
+
+@pytest.fixture(scope="session")
+def contract_of_pulid_sdxl_ortho(make_sdxl_contract: Any) -> SystemUnderContract:
+    return make_sdxl_contract("ortho_v2", 4)
 
 
 @pytest.fixture(scope="session")
@@ -570,16 +589,16 @@ def contract_of_pulid_flux(
 
 
 @pytest.fixture(scope="session")
-def apply_pulid_with(pulid_people: Any) -> Callable[[Any], Callable[..., Any]]:
-    """`apply_pulid_with(models)` -> how the contract applies this PuLID: in the plain form, which is linear."""
+def apply_pulid_with(pulid_people: Any) -> Callable[..., Callable[..., Any]]:
+    """`apply_pulid_with(models, form, num_zero)` -> how the contract applies this PuLID."""
     from likeness.adapters.pulid_attention import Injection
     from likeness.model_patches.pulid import PulidSettings, apply_pulid
 
-    def of(models: Any) -> Callable[..., Any]:
+    def of(models: Any, form: str = "plain", num_zero: int = 0) -> Callable[..., Any]:
         def apply(
             model: Any, people: list[int], strength: float, start: float, end: float, masks: Any, term_only: bool
         ) -> Any:
-            settings = PulidSettings(Injection(scale=strength), start, end, masks)
+            settings = PulidSettings(Injection(form, num_zero, strength), start, end, masks)
             return apply_pulid(model, models, pulid_people(models, people), settings)[0]
 
         return apply

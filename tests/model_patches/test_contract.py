@@ -76,7 +76,8 @@ class TestMasks:
         assert torch.equal(grid[:, :, middle:], plain[:, :, middle:])
         assert not torch.equal(grid[:, :, :middle], plain[:, :, :middle])
 
-    def test_complementary_masks_add_up(self, system: Any) -> None:
+    def test_complementary_masks_add_up(self, linear_system: Any) -> None:
+        system = linear_system
         plain = system.first_output(system.model)
         parts = [
             system.first_output(system.apply(masks=[self.half(system, left)], term_only=True)) - plain
@@ -163,7 +164,8 @@ class TestBatches:
 class TestNeighbours:
     """Other packs' patches, before and after ours."""
 
-    def test_effects_add_up_in_both_orders(self, system: Any) -> None:
+    def test_effects_add_up_in_both_orders(self, linear_system: Any) -> None:
+        system = linear_system
         plain = system.first_output(system.model)
         ours = system.first_output(system.apply(term_only=True)) - plain
         before = system.model.clone()
