@@ -353,7 +353,8 @@ def pulid_files(node_classes: dict[str, Any], write_pulid_files: Callable[[Path]
     yield write_pulid_files(models)
     folder_paths.folder_names_and_paths["clip_vision"] = before
     for folder in ("pulid", "clip_vision", "facexlib", "insightface"):
-        shutil.rmtree(models / folder)
+        for file in (models / folder).rglob("*.*"):  # the folders stay: ComfyUI remembers them
+            file.unlink()
 
 
 @pytest.fixture(scope="session")
