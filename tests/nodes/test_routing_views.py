@@ -99,7 +99,7 @@ def test_the_legend_stays_in_its_corner_and_shows_every_colour():
 
 
 def test_there_is_a_colour_for_everybody():
-    from likeness.nodes.apply_uniportrait import MOST_PEOPLE
+    from likeness.nodes.people import MOST_PEOPLE
     from likeness.nodes.routing_overlay import COLOURS
 
     assert len(set(COLOURS)) == len(COLOURS) >= MOST_PEOPLE
