@@ -19,6 +19,8 @@ from .slots import BlockSlot, Patch, fill_block
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+TEXT_TOKENS = "text tokens"
+
 
 @dataclass(eq=False)
 class FluxPatch(PulidPatch):
@@ -62,15 +64,14 @@ class PulidBlockSlot(BlockSlot):
         self.kind = kind
 
     def __call__(self, args: dict[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-        options = args.get("transformer_options") or {}
-        call = call_of(self.patch, options)
+        call = call_of(self.patch, args.get("transformer_options"))
         out = self.underlying(args, extra)
         if call is None:
             return out
         call.reached.add(self.number)
         height, width = (-(-side // self.patch.patch_size) for side in call.size)
         tokens = out["img"]
-        first = self._first_image_token(tokens, height * width, options)
+        first = self._first_image_token(call, args, tokens.shape[1], height * width)
         image = tokens[:, first : first + height * width]
         parts = [self._term(call, rows, image[rows.start : rows.stop], (height, width)) for rows in call.rows]
         added = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -95,15 +96,20 @@ class PulidBlockSlot(BlockSlot):
         weights = weights_of_rows(call, rows, self.patch.regions, self.number, size, image, as_one, route)
         return folded_output(logits, folded, weights)
 
-    def _first_image_token(self, tokens: torch.Tensor, count: int, options: Mapping[str, Any]) -> int:
-        """Where the picture's `count` tokens begin: first in double blocks, behind the text in single ones."""
-        first, length = 0, tokens.shape[1]
-        if self.kind == "single_block":
-            references = sum(options.get("reference_image_num_tokens", ()))
-            first = options["img_slice"][0] if "img_slice" in options else length - references - count
-        if first < 0 or first + count > length:
+    def _first_image_token(self, call: ModelCall, args: Mapping[str, Any], length: int, count: int) -> int:
+        """Where the picture's `count` tokens begin: first in double blocks, behind the text in single ones.
+
+        ComfyUI tells single blocks; for accelerators that do not, the double blocks before them have noted it.
+        """
+        if self.kind == "double_block":
+            first, call.notes[TEXT_TOKENS] = 0, args["txt"].shape[1]
+        else:
+            options = args.get("transformer_options") or {}
+            first = options["img_slice"][0] if "img_slice" in options else call.notes.get(TEXT_TOKENS, length)
+        if first + count > length:
             raise RuntimeError(
                 f"{self.patch.title}: a block of this model has {length} tokens, in which the {count} image tokens of "
-                "this picture are not found. Something else in the workflow removes tokens; leave it out."
+                "this picture are not found. Something else in the workflow removes tokens or skips the blocks in a "
+                "way that cannot be followed; leave it out."
             )
         return first

@@ -112,6 +112,7 @@ class ModelCall:
     size: tuple[int, int]  # of what this call computes, an area of the picture or all of it
     routing: dict[int, LayerWeights] = field(default_factory=dict)
     reached: set[int] = field(default_factory=set)  # numbers of the layers that were called
+    notes: dict[str, int] = field(default_factory=dict)  # what a layer leaves for later ones of this call
 
 
 class RunPatch(Protocol):

@@ -239,6 +239,10 @@ class TestSharing:
         torch.testing.assert_close(lab.predict(chained).positive, both.positive, **SAME)
 
 
+def skip(ours: Any, args: Any, extra: Any) -> Any:
+    return extra["original_block"](args)
+
+
 class TestAccelerators:
     """Packs that go through the blocks themselves: they drop arguments, skip blocks, or keep what blocks gave."""
 
@@ -258,8 +262,11 @@ class TestAccelerators:
             return ours(kept, {"original_block": lambda a: block({**a, "transformer_options": options})})
 
         patched, _ = apply([0, 1], masks=(left_half(),))
-        found = lab.predict(self.around(patched, drop))
-        assert torch.equal(found.positive, lab.predict(patched).positive)
+        for prompt in (lab.prompt(11), lab.prompt(11, reference_latents=[lab.noise(size=(8, 12), seed=21)])):
+            found = lab.predict(self.around(patched, drop), positive=prompt)
+            assert torch.equal(found.positive, lab.predict(patched, positive=prompt).positive)
+        with pytest.raises(RuntimeError, match="skips the blocks in a way that cannot be followed"):
+            lab.predict(self.around(self.around(patched, drop, PLACES[2:]), skip, PLACES[:2]))
 
     def test_kept_outputs_are_not_written_to(self, apply: Any, lab: Any, model: Any) -> None:
         kept: list[torch.Tensor] = []
@@ -279,9 +286,6 @@ class TestAccelerators:
     def test_skipped_blocks_are_reported_when_hardly_any_is_left(
         self, apply: Any, lab: Any, caplog: pytest.LogCaptureFixture, skipped: int, warned: bool
     ) -> None:
-        def skip(ours: Any, args: Any, extra: Any) -> Any:
-            return extra["original_block"](args)
-
         with caplog.at_level(logging.WARNING, "likeness"):
             lab.sample(self.around(apply([0])[0], skip, PLACES[:skipped]), steps=3)
         found = [record.getMessage() for record in caplog.records if record.name.startswith("likeness")]

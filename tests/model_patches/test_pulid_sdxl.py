@@ -236,6 +236,20 @@ class TestSharing:
         soft = first_layer(lab, apply([0, 1])[0])[1:]
         assert not torch.allclose(soft, expected, atol=1e-3) and not torch.allclose(soft, plain, atol=1e-3)
 
+    def test_zero_tokens_do_not_count(self, apply: Any, lab: Any, model: Any) -> None:
+        """Shares, read off what two people add and what each adds alone, sum to 1 and are those without zero tokens."""
+        plain, shares = first_layer(lab, model)[1:], []
+        for num_zero in (0, 8):
+            both, one, other = (
+                first_layer(lab, apply(people, num_zero=num_zero)[0])[1:] - plain for people in ([0, 1], [0], [1])
+            )
+            apart = one - other
+            share = ((both - other) * apart).sum(-1, keepdim=True) / (apart * apart).sum(-1, keepdim=True)
+            torch.testing.assert_close(other + share * apart, both, **SAME)
+            shares.append(share)
+        torch.testing.assert_close(*shares, **SAME)
+        assert shares[0].min() > 0 and shares[0].max() < 1 and shares[0].std() > 0.05
+
     def test_people_without_a_mask_share_the_rest(self, apply: Any, lab: Any) -> None:
         patched, record = apply([0, 1, 2], masks=(None, left_half()), form="ortho")
         lab.predict(patched)
