@@ -466,3 +466,103 @@ def test_pulids_recogniser_does_not_judge_pulid(node_classes, edition):
             _check_independence(glintr, person)
         assert _check_independence("buffalo_l/w600k_r50.onnx", person) == []
         assert _check_independence("glint360k_curricular_face_r101_backbone.bin", person) == []
+
+
+class Surprise:
+    """What a hostile pickle holds: a call."""
+
+    def __reduce__(self):
+        return print, ("run while loading",)
+
+
+@pytest.mark.parametrize("name", ["v1", "v1_1", "eva_clip", "parser", "recogniser"])
+def test_half_a_download_is_named_with_its_size(load, pulid_files, name):
+    path = pulid_files.place(getattr(pulid_files, name))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        with pytest.raises(ValueError, match=rf"{path.name}.* damaged") as raised:
+            load(name if name.startswith("v1") else "v1_1")
+        assert name == "recogniser" or f"{len(whole) // 2:,} bytes" in str(raised.value)
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["v1", "eva_clip", "parser"])
+def test_pickles_with_code_are_not_run(load, pulid_files, name, capsys):
+    path = pulid_files.place(getattr(pulid_files, name))
+    whole = path.read_bytes()
+    torch.save({"weights": torch.load(path, weights_only=True), "more": Surprise()}, path)
+    try:
+        with pytest.raises(ValueError, match=f"{path.name} contains code beside its tensors"):
+            load("v1")
+        assert "run while loading" not in capsys.readouterr().out
+    finally:
+        path.write_bytes(whole)
+
+
+BLOCKER = """
+import sys
+
+sys.modules |= dict.fromkeys({blocked})  # an import of these fails as if they were not installed
+sys.path.insert(0, {comfyui!r})
+from comfy.cli_args import args
+args.cpu = True
+import asyncio
+import folder_paths
+folder_paths.models_dir = {models!r}
+folder_paths.folder_names_and_paths["clip_vision"] = ([{models!r} + "/clip_vision"], {{".pt"}})
+from likeness.nodes import LikenessExtension
+extension = LikenessExtension()
+asyncio.run(extension.on_load())
+nodes = {{node.define_schema().node_id.split("_")[1]: node for node in asyncio.run(extension.get_node_list())}}
+assert len(nodes) > 15, sorted(nodes)
+
+def call(name, **inputs):
+    return nodes[name].execute(**inputs).args
+"""
+NEVER_NEEDED = {"insightface", "facexlib", "dlib", "xformers", "cv2", "skimage", "open_clip", "diffusers"}
+
+
+def run_without(packages, script, comfyui_path, models, tmp_path):
+    import subprocess
+    import sys
+    import textwrap
+
+    script = BLOCKER.format(blocked=packages, comfyui=str(comfyui_path), models=str(models)) + textwrap.dedent(script)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_photos_are_encoded_without_the_packages_that_others_need(comfyui_path, pulid_files, photographs, tmp_path):
+    import numpy as np
+
+    np.save(tmp_path / "woman.npy", photographs["woman"])
+    script = """
+        import numpy, torch
+        woman = torch.from_numpy(numpy.load("woman.npy"))[None] / 255
+        eva = call("LoadEvaClip", file="auto")[0]
+        adapter = call("LoadPuLID", file="pulid_v1.bin", parser="auto", eva_clip=eva)[0]
+        faces = {"faces_1": call("DetectFaces", image=woman, detector="auto")[0]}
+        found = call("EncodeIdentity", adapter=adapter, faces=faces, structure_scale=0.1, label="", no_face="error")
+        assert found[0].tokens["cond"].shape == (10, 64)
+    """
+    run_without(NEVER_NEEDED, script, comfyui_path, pulid_files.models, tmp_path)
+
+
+def test_all_nodes_register_without_any_optional_package(comfyui_path, pulid_files, tmp_path):
+    """And those that need one say what to install."""
+    script = """
+        for node, package, inputs in (
+            ("LoadEvaClip", "pip install timm", {"file": "auto"}),
+            ("LoadFaceRecogniser", "pip install onnxruntime", {"file": "auto", "provider": "auto"}),
+        ):
+            try:
+                call(node, **inputs)
+            except ValueError as error:
+                assert package in str(error), error
+            else:
+                raise AssertionError(node)
+        assert call("LoadPuLID", file="pulid_v1.1.safetensors", parser="auto")[0].encoder is None
+    """
+    run_without(NEVER_NEEDED | {"timm", "onnxruntime"}, script, comfyui_path, pulid_files.models, tmp_path)
