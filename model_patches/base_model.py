@@ -22,7 +22,14 @@ class WantedBase:
     advice: str  # what to do instead: "load an SD 1.5 checkpoint"
 
     def other_network(self, model: ModelPatcher) -> ValueError:
-        """The error for a network of another kind."""
+        """The error for a network of another kind, or for one that another pack put in the place of ComfyUI's."""
+        network = type(model.get_model_object("diffusion_model"))
+        if not network.__module__.startswith("comfy."):
+            return ValueError(
+                f"{self.title}: the network of this {family_of(model)} model is {network.__name__}, which is not "
+                f"ComfyUI's own and has none of the layers that {self.adapter} attaches to. Load the model without the "
+                "pack that replaces its network."
+            )
         return ValueError(
             f"{self.title}: this is a {family_of(model)} model. {self.adapter} works with {self.models}: {self.advice}."
         )

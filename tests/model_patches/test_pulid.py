@@ -166,6 +166,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match=message):
             apply_pulid(model, models, pulid_people(models, [0]), PulidSettings())
 
+    def test_a_network_of_another_pack(self, base: Base) -> None:
+        """As packs with engines of their own load it: ComfyUI's model around a network without ComfyUI's layers."""
+        replaced = base.make()
+        replaced.model.diffusion_model = torch.nn.Linear(2, 2)
+        with pytest.raises(ValueError, match="the network of this Tiny.* model is Linear, which is not ComfyUI's own"):
+            base.apply([0], replaced)
+
     def test_other_sizes(self, sdxl: Base, flux: Base) -> None:
         with pytest.raises(ValueError, match="other layer widths.*model 32 wide with context 128, adapter 32 with 64"):
             sdxl.apply([0], sdxl.make(context=128))
