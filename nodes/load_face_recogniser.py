@@ -7,12 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..faces.arcface import ArcFace
-from ..faces.insightface_packs import RECOGNISER, find_network
 from ..faces.onnx_sessions import AUTO, PROVIDERS
-from .model_files import RECOGNISER as PUBLISHED
+from .model_files import RECOGNISER
 from .model_folders import file_state
 from .previews import shown
-from .recognisers import installed_recognisers, recogniser_folders, usual_recogniser
+from .recognisers import installed_recognisers, recogniser_folders, usual_recogniser, usual_state
 from .types import RecogniserType
 
 
@@ -50,7 +49,8 @@ class LoadFaceRecogniser(io.ComfyNode):
     @classmethod
     def execute(cls, file: str, provider: str) -> io.NodeOutput:
         recogniser = usual_recogniser(provider) if file == AUTO else _named_recogniser(file, provider)
-        return io.NodeOutput(recogniser, ui=shown(cls, f"{recogniser.name} (licence: {PUBLISHED.licence})"))
+        licence = f" (licence: {RECOGNISER.licence})" if RECOGNISER.keyword in recogniser.name else ""
+        return io.NodeOutput(recogniser, ui=shown(cls, recogniser.name + licence))
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool:
@@ -61,10 +61,7 @@ class LoadFaceRecogniser(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: Any) -> tuple[int, int] | None:
         """Load again when the file was replaced."""
         file = str(inputs.get("file"))
-        if file == AUTO:
-            found = find_network(RECOGNISER, recogniser_folders())
-            return None if found is None else file_state(found.path)
-        return file_state(installed_recognisers().get(file))
+        return usual_state() if file == AUTO else file_state(installed_recognisers().get(file))
 
 
 def _named_recogniser(name: str, provider: str) -> ArcFace:

@@ -30,7 +30,7 @@ from .model_files import (
     find_file,
 )
 from .previews import shown
-from .recognisers import usual_recogniser
+from .recognisers import usual_recogniser, usual_state
 from .types import AdapterType, EvaClipType, RecogniserType
 
 if TYPE_CHECKING:
@@ -102,7 +102,8 @@ class LoadPuLID(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: Any) -> dict[str, tuple[int, int] | None]:
         """Load again when a file was replaced."""
         wanted = {"file": PULID_V1_1, "parser": PARSER}
-        return {slot: chosen_state(kind, str(inputs.get(slot))) for slot, kind in wanted.items()}
+        states = {slot: chosen_state(kind, str(inputs.get(slot))) for slot, kind in wanted.items()}
+        return {**states, "recogniser": usual_state()}
 
 
 def with_encoder(

@@ -415,3 +415,57 @@ def sample(tiny_bases: dict[str, Any]) -> Callable[..., torch.Tensor]:
             return comfy.sample.sample(model, *arguments, disable_pbar=True, seed=5)
 
     return run
+
+
+@pytest.fixture
+def woman(photographs: dict[str, np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(photographs["woman"].copy())[None].float() / 255
+
+
+@pytest.fixture
+def group(photographs: dict[str, np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(photographs["group"].copy())[None].float() / 255
+
+
+@pytest.fixture
+def load(call: Callable[..., Any], pulid_files: PulidFiles) -> Callable[..., Any]:
+    """`load("v1_1")`: an adapter that sees photos; `load("v1_1", blind=True)`: one that does not."""
+
+    def run(edition: str, blind: bool = False, **inputs: Any) -> Any:
+        if not blind:
+            inputs.setdefault("eva_clip", call("LoadEvaClip", file="auto")[0])
+        return call("LoadPuLID", file=getattr(pulid_files, edition), **{"parser": "auto", **inputs})[0]
+
+    return run
+
+
+@pytest.fixture
+def encode(call: Callable[..., Any]) -> Callable[..., Any]:
+    """`encode(adapter, image, ...)`: Detect Faces and Encode Identity; returns identity, crops and found."""
+
+    def run(
+        adapter: Any,
+        *images: torch.Tensor,
+        structure_scale: float = 0.1,
+        label: str = "",
+        no_face: str = "error",
+        **inputs: Any,
+    ) -> Any:
+        faces = [call("DetectFaces", image=image, detector="bundled")[0] for image in images]
+        numbered = {f"faces_{number}": each for number, each in enumerate(faces, 1)}
+        inputs = dict(structure_scale=structure_scale, label=label, no_face=no_face, **inputs)
+        return call("EncodeIdentity", adapter=adapter, faces=numbered, **inputs)
+
+    return run
+
+
+@pytest.fixture
+def shown(node_classes: dict[str, Any]) -> Callable[..., str]:
+    """`shown("LoadPuLID", file=...)`: the sentence that a node shows about its run."""
+
+    def run(name: str, **inputs: Any) -> str:
+        with torch.inference_mode():
+            text: str = node_classes[f"Likeness_{name}"].execute(**inputs).ui["text"][0]
+        return text
+
+    return run

@@ -11,11 +11,6 @@ import pytest
 import torch
 
 
-@pytest.fixture
-def woman(photographs):
-    return torch.from_numpy(photographs["woman"].copy())[None].float() / 255
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_broken_picture_is_named(call, woman, value):
     broken = woman.clone()
