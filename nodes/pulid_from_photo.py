@@ -167,7 +167,15 @@ def _fine_settings() -> list[io.Input]:
             advanced=True,
             tooltip="Noise in the place of nobody, whom the negative prompt shows; 0 is as published.",
         ),
-        io.Int.Input("noise_seed", default=0, min=0, max=MOST_SEEDS, advanced=True, tooltip="Seed of that noise."),
+        io.Int.Input(
+            "noise_seed",
+            default=0,
+            min=0,
+            max=MOST_SEEDS,
+            control_after_generate=False,  # or the browser draws another one for each run, by this name
+            advanced=True,
+            tooltip="Seed of that noise.",
+        ),
         io.Combo.Input(
             "joining",
             options=list(JOININGS),

@@ -82,6 +82,7 @@ class PuLIDOptions(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MOST_SEEDS,
+                    control_after_generate=False,  # or the browser draws another one for each run, by this name
                     advanced=True,
                     tooltip="Seed of that noise. The same seed gives the same person again.",
                 ),

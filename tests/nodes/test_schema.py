@@ -156,3 +156,11 @@ def test_old_workflows_of_ours_still_open(ours):
     widgets = ["id_scale", "lora_scale", "start_percent", "end_percent", "keep_soft_edges", "image_prompt_scale"]
     assert list(apply["required"]) == ["model", "adapter", "identities", "masks", *widgets]
     assert ours["Likeness_EncodeIdentity"]["output_name"][:2] == ["identity", "crops"]
+
+
+def test_no_seed_changes_by_itself(ours):
+    """By the name of an input the browser would draw another seed for each run, and encode the photos again."""
+    for name, schema in ours.items():
+        for key, options in inputs_of(schema):
+            if key.rsplit(".", 1)[-1] in ("seed", "noise_seed"):
+                assert options["control_after_generate"] is False, name
