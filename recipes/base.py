@@ -97,7 +97,8 @@ def train_base(
         rows = torch.randint(len(chosen.latents), (training.batch,), generator=generator)
         prompts = sometimes_unknown(chosen.words[rows], UNKNOWN_WORDS, generator)
         prompts[torch.rand(training.batch, generator=generator) < NO_TEXT] = nothing
-        timesteps = torch.randint(1000, (training.batch,), generator=generator)
+        places = torch.arange(training.batch) + torch.rand(training.batch, generator=generator)
+        timesteps = (places * (1000 / training.batch)).long().clamp(max=999)  # spread evenly: less noise in the loss
         latents = chosen.latents[rows].float()
         noise = torch.randn(latents.shape, generator=generator)
         latents, noise, timesteps = latents.to(device), noise.to(device), timesteps.to(device)

@@ -33,6 +33,7 @@ class Recipe:
     stage1: Training
     stage2: Training
     test_people: int = 50
+    centre_people: int = 200  # train people who tell the judge what faces of this world have in common
 
 
 CPU = Recipe(
@@ -47,7 +48,7 @@ CPU = Recipe(
     adapter_pairs=5_000,
     vae=Training(9_000, 32, 1e-3),
     encoders=Training(1_000, 64, 2e-3),
-    base=Training(9_000, 128, 1e-3),
+    base=Training(12_000, 64, 1e-3),
     stage1=Training(6_000, 64, 1e-3),
     stage2=Training(3_000, 32, 1e-3),
 )
