@@ -48,6 +48,10 @@ def test_24_gb_config_makes_the_same_batch_on_any_number_of_gpus():
     assert config.model.gradient_checkpointing
 
 
+def test_a_bare_no_is_the_precision_and_not_false():
+    assert read_config(TrainingConfig, "uniportrait-24gb-stage1", ["precision=no"]).precision == "no"
+
+
 def test_resolved_settings_are_a_settings_file_again(tmp_path):
     config = read_config(TrainingConfig, "uniportrait-paper-stage2")
     (tmp_path / "config.yaml").write_text(dump(resolved(config)))
