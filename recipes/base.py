@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
@@ -32,17 +33,17 @@ class LatentSet:
     words: Tensor
 
 
-def new_unet(sizes: TinySizes) -> UNet2DConditionModel:
-    """The U-Net of SD 1.5 with narrow levels; 8 heads everywhere, as there."""
-    return UNet2DConditionModel(
-        sample_size=16,
-        in_channels=sizes.latent_channels,
-        out_channels=sizes.latent_channels,
-        block_out_channels=sizes.widths,
-        layers_per_block=sizes.num_res_blocks,
-        cross_attention_dim=sizes.context,
-        attention_head_dim=8,
-    )
+def unet_config(sizes: TinySizes) -> dict[str, Any]:
+    """diffusers' arguments for the U-Net of SD 1.5 with other widths; 8 heads everywhere, as there."""
+    return {
+        "sample_size": 16,
+        "in_channels": sizes.latent_channels,
+        "out_channels": sizes.latent_channels,
+        "block_out_channels": sizes.widths,
+        "layers_per_block": sizes.num_res_blocks,
+        "cross_attention_dim": sizes.context,
+        "attention_head_dim": 8,
+    }
 
 
 def noise_schedule() -> DDPMScheduler:
@@ -62,7 +63,7 @@ class BaseModel(nn.Module):
 
     def __init__(self, sizes: TinySizes, num_words: int) -> None:
         super().__init__()
-        self.unet = new_unet(sizes)
+        self.unet = UNet2DConditionModel(**unet_config(sizes))
         self.text: CLIPTextModel = new_text_encoder(num_words, sizes)
 
     def forward(self, noisy: Tensor, timesteps: Tensor, words: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from ..faces.detection import load_detector
 from ..trainer.model.original_layout import unet_to_original
 from ..trainer.run.building import RELEASED_NAMES
 from ..trainer.run.folder import find_stage_one
-from .judging import world_judge
+from .judging import CENTRE_FILE, centre_file
 from .steps import Workshop
 
 TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
@@ -34,8 +34,7 @@ def export(workshop: Workshop, folder: Path, results: Path) -> None:
     for name, run, stage in (("faceid", "single", 1), ("router", "pairs", 2)):
         if (runs / run).exists():
             _write(folder / f"{name}.safetensors", load_file(find_stage_one(runs / run, RELEASED_NAMES[stage])))
-    world_judge(workshop, load_detector("bundled", ()))
-    shutil.copyfile(workshop.judge_centre, folder / "dlib-centre.json")
+    shutil.copyfile(centre_file(workshop, load_detector("bundled", ())), folder / CENTRE_FILE)
     made = {"recipe": workshop.recipe.name, "side": workshop.recipe.side, "rows": _rows(results)}
     (folder / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", "utf-8")
 

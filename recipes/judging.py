@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from ..evaluation.fitting import centre_from_pictures
 from ..evaluation.judges.centre import load_centre, save_centre
@@ -13,13 +14,21 @@ from ..synthetic.people import train_people
 from .people import drawn_photo
 from .steps import Workshop
 
+CENTRE_FILE = "dlib-centre.json"
+
 
 def world_judge(workshop: Workshop, detector: Detector) -> Judge:
-    """dlib with a centre of train people, fitted once; the bundled centre is that of photographs."""
+    """dlib with the centre of drawn faces; the bundled centre is that of photographs."""
     judge = load_dlib()
-    if not workshop.judge_centre.exists():
+    return replace(judge, centre=load_centre(centre_file(workshop, detector), judge.fingerprint))
+
+
+def centre_file(workshop: Workshop, detector: Detector) -> Path:
+    """The judge's centre of train people, fitted once in a run."""
+    path = workshop.folder / CENTRE_FILE
+    if not path.exists():
         people = workshop.recipe.centre_people
         photos = [drawn_photo(person, 1, workshop.recipe.level) for person in train_people(people)]
         made_from = f"{people} train people of the synthetic world"
-        save_centre(centre_from_pictures(judge, [photos], detector, made_from), workshop.judge_centre)
-    return replace(judge, centre=load_centre(workshop.judge_centre, judge.fingerprint))
+        save_centre(centre_from_pictures(load_dlib(), [photos], detector, made_from), path)
+    return path

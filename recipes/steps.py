@@ -68,11 +68,6 @@ class Workshop:
     def vision(self) -> Path:
         return self.folder / "encoders" / "vision"
 
-    @property
-    def judge_centre(self) -> Path:
-        """What the judge takes from its embeddings of drawn faces."""
-        return self.folder / "dlib-centre.json"
-
     def cached_set(self, people: int) -> Path:
         """The adapters' training set of pictures of so many people."""
         return self.folder / "sets" / f"{people}-people-cached"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from .data.settings import DataSettings
 from .model.settings import ModelSettings, Settings
@@ -114,12 +114,6 @@ class TrainingConfig(Settings):
     checkpoints: CheckpointSettings = CheckpointSettings()
     logging: LogSettings = LogSettings()
     samples: SampleSettings = SampleSettings()
-
-    @field_validator("precision", mode="before")
-    @classmethod
-    def _unquoted_no(cls, value: Any) -> Any:
-        """YAML reads a bare `no` as false."""
-        return "no" if value is False else value
 
     @model_validator(mode="after")
     def _stages(self) -> TrainingConfig:

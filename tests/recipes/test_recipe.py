@@ -46,7 +46,6 @@ def workshop(tmp_path_factory):
 
 
 def test_the_weights_are_complete_files(workshop, tmp_path):
-    pytest.importorskip("dlib")
     export(workshop, tmp_path, workshop.folder / "no results")
     sizes = TinySizes()
     expected = under("model.diffusion_model.", unet_shapes(sizes))
