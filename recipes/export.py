@@ -14,14 +14,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from ..demo.trained import TEXT_TABLE
 from ..faces.detection import load_detector
 from ..trainer.model.original_layout import unet_to_original
 from ..trainer.run.building import RELEASED_NAMES
 from ..trainer.run.folder import find_stage_one
-from .judging import CENTRE_FILE, centre_file
+from .judging import centre_file
 from .steps import Workshop
-
-TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 def export(workshop: Workshop, folder: Path, results: Path) -> None:
@@ -34,7 +33,7 @@ def export(workshop: Workshop, folder: Path, results: Path) -> None:
     for name, run, stage in (("faceid", "single", 1), ("router", "pairs", 2)):
         if (runs / run).exists():
             _write(folder / f"{name}.safetensors", load_file(find_stage_one(runs / run, RELEASED_NAMES[stage])))
-    shutil.copyfile(centre_file(workshop, load_detector("bundled", ())), folder / CENTRE_FILE)
+    shutil.copy(centre_file(workshop, load_detector("bundled", ())), folder)
     made = {"recipe": workshop.recipe.name, "side": workshop.recipe.side, "rows": _rows(results)}
     (folder / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", "utf-8")
 

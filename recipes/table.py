@@ -42,7 +42,6 @@ WANTED = (  # shirt, background, turn of the head: the references all look ahead
     ("yellow", "purple", "right"),
     ("blue", "orange", "left"),
 )
-MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,26 @@ class Row:
     share: float | None = None  # of a second person mixed into the first
 
 
+BASE = "base model, no identity"
+GLOBAL = "global embedding"
+NO_DROPPING = "without structure dropping"
+FULL = "UniPortrait, one person"
+REFERENCES = {f"{count} references": count for count in (2, 4)}
+MIXED = {f"mixed {share:.0%}": share for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+NO_ROUTER = "two people, no router"
+NO_ROUTING_LOSS = "two people, no routing loss"
+TWO = "UniPortrait, two people"
 ROWS = (
-    Row("base model, no identity", 1),
-    Row("global embedding", 1, "single-global"),
-    Row("without structure dropping", 1, "single-no-dropping"),
-    Row("UniPortrait, one person", 1, "single"),
-    *(Row(f"{count} references", 1, "single", references=count) for count in (2, 4)),
-    *(Row(f"mixed {share:.0%}", 1, "single", share=share) for share in MIXTURES),
+    Row(BASE, 1),
+    Row(GLOBAL, 1, "single-global"),
+    Row(NO_DROPPING, 1, "single-no-dropping"),
+    Row(FULL, 1, "single"),
+    *(Row(title, 1, "single", references=count) for title, count in REFERENCES.items()),
+    *(Row(title, 1, "single", share=share) for title, share in MIXED.items()),
     Row("base model, two people", 2),
-    Row("two people, no router", 2, "single", "pairs-no-router", joined=True),
-    Row("two people, no routing loss", 2, "single", "pairs-no-routing-loss"),
-    Row("UniPortrait, two people", 2, "single", "pairs"),
+    Row(NO_ROUTER, 2, "single", "pairs-no-router", joined=True),
+    Row(NO_ROUTING_LOSS, 2, "single", "pairs-no-routing-loss"),
+    Row(TWO, 2, "single", "pairs"),
 )
 
 

@@ -113,7 +113,9 @@ def comfyui_path(installed_comfyui: Any) -> Path:
         sys.path.insert(0, str(installed_comfyui.folder))
     from comfy.cli_args import args
 
-    args.cpu = True  # before comfy.model_management is imported: it asks for a device while it is
+    # Before comfy.model_management is imported: it decides about both while it is.
+    args.cpu = True
+    args.use_pytorch_cross_attention = True  # two to three times faster on a CPU than its default
     return installed_comfyui.folder
 
 

@@ -13,9 +13,6 @@ import torch
 @pytest.fixture(scope="session", autouse=True)
 def comfyui(comfyui_path):
     """Import ComfyUI for the CPU, once."""
-    from comfy.cli_args import args
-
-    args.use_pytorch_cross_attention = True  # two to three times faster on a CPU than its default
     import comfy.model_management  # noqa: F401
 
     return comfyui_path

@@ -60,7 +60,6 @@ def test_the_weights_are_complete_files(workshop, tmp_path):
 
 
 def test_the_table_is_written(workshop, tmp_path):
-    pytest.importorskip("dlib")
     rows = [row for row in ROWS if row.title in ("base model, no identity", "UniPortrait, two people")]
     results = make_table(workshop, rows, 2, tmp_path)
     assert list(results.rows) == [row.title for row in rows]
