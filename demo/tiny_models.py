@@ -20,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from . import tiny_layouts, tiny_uniportrait, tiny_weights, trained
+from . import colour_path, tiny_layouts, tiny_uniportrait, tiny_weights, trained
 from .tiny_layouts import under
 from .tiny_sizes import TinySizes
 from .tiny_weights import random_weights
@@ -192,7 +192,7 @@ def _pickled(content: object) -> bytes:
 
 def _code_digest(weights: str) -> str:
     """Digest of what makes the weights, so that a change here makes new files."""
-    modules = (tiny_layouts, tiny_uniportrait, tiny_weights, trained)
+    modules = (colour_path, tiny_layouts, tiny_uniportrait, tiny_weights, trained)
     sources = [Path(inspect.getfile(module)).read_bytes() for module in modules]
     if weights == TRAINED:
         sources += [path.read_bytes() for path in sorted(trained.FOLDER.glob("*.safetensors"))]

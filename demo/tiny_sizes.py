@@ -12,9 +12,10 @@ class TinySizes:
     The defaults are the tiny set; `RELEASED_SIZES` gives the real one, for which the same tables hold.
     """
 
-    # SD 1.5 (GroupNorm wants multiples of 32 channels; 8 heads at every level)
-    model_channels: int = 32
-    channel_mult: tuple[int, ...] = (1, 2, 3, 3)
+    # SD 1.5 (GroupNorm wants multiples of 32 channels; 8 heads at every level). Two channels to a group at least: over
+    # one channel alone it takes out the mean of the noise, which then stays in the picture as a cast of colour.
+    model_channels: int = 64
+    channel_mult: tuple[int, ...] = (1, 1, 1, 1)
     num_res_blocks: int = 2
     latent_channels: int = 8  # twice SD 1.5's: pictures are small, and a face must fit into few cells
     hint_channels: int = 3

@@ -18,6 +18,7 @@ from .tiny_layouts import taesd_shapes, under
 from .tiny_sizes import TinySizes
 
 FOLDER = Path(__file__).parent / "weights"
+CENTRE_FILE = "dlib-centre.json"  # what the judge is to take from its embeddings of drawn faces
 LATENT_SCALE = 0.18215  # SD 1.5's: ComfyUI divides latents by it before decoding
 TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
 

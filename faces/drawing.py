@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .types import Face, Faces
+from .types import Faces
 
 # Told apart by most colour-blind people too: Okabe and Ito's set without those too dark for a black number on them.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#D55E00", "#CC79A7")
@@ -25,30 +25,32 @@ def numbered_preview(faces: Faces) -> list[np.ndarray]:
         canvas = Image.fromarray(image)
         marked = [(number, face) for number, face in enumerate(faces, start=1) if face.image_index == index]
         for number, face in reversed(marked):  # the largest on top
-            _draw_face(canvas, face, number)
+            draw_box(canvas, face.box, str(number), _COLOURS[(number - 1) % len(_COLOURS)], face.landmarks.tolist())
         previews.append(np.array(canvas))
     return previews
 
 
-def draw_box(canvas: Image.Image, box: Sequence[float], text: str, colour: str) -> None:
-    """Draw a box (x1, y1, x2, y2) in pixels with a text on a plate; lines and letters grow with the picture."""
+def draw_box(
+    canvas: Image.Image,
+    box: Sequence[float],
+    text: str,
+    colour: str,
+    landmarks: Sequence[Sequence[float]] = (),
+) -> None:
+    """Draw a box (x1, y1, x2, y2) in pixels, landmarks (x, y) on it, and above them a text on a plate.
+
+    Lines and letters grow with the picture.
+    """
     draw = ImageDraw.Draw(canvas)
-    unit = _line_width(canvas)
+    unit = max(1, round(min(canvas.size) / 250))
     x1, y1, x2, y2 = box
     # A dark line under the coloured one keeps it visible on any background.
     draw.rectangle((x1 - unit, y1 - unit, x2 + unit, y2 + unit), outline="black", width=3 * unit)
     draw.rectangle((x1, y1, x2, y2), outline=colour, width=unit)
-    _draw_plate(draw, canvas.size, box, text, colour, unit)
-
-
-def _draw_face(canvas: Image.Image, face: Face, number: int) -> None:
-    draw = ImageDraw.Draw(canvas)
-    unit = _line_width(canvas)
-    colour = _COLOURS[(number - 1) % len(_COLOURS)]
-    for x, y in face.landmarks.tolist():
+    for x, y in landmarks:
         _draw_dot(draw, x, y, 2 * unit, "black")
         _draw_dot(draw, x, y, 1.4 * unit, colour)
-    draw_box(canvas, face.box, str(number), colour)
+    _draw_plate(draw, canvas.size, box, text, colour, unit)
 
 
 def _draw_plate(
@@ -66,7 +68,3 @@ def _draw_plate(
 
 def _draw_dot(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float, colour: str) -> None:
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour)
-
-
-def _line_width(canvas: Image.Image) -> int:
-    return max(1, round(min(canvas.size) / 250))

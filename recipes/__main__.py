@@ -12,12 +12,13 @@ import torch
 
 from ..demo.tiny_sizes import TinySizes
 from .adapters import ABLATIONS, UNIPORTRAIT, train_variant
+from .claims import claims, claims_markdown
 from .export import export
 from .recipe import RECIPES
 from .steps import Workshop
 from .table import ROWS, make_table
 
-STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "export", "ablations", "table")
+STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "ablations", "table", "export")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -52,7 +53,8 @@ def _make(workshop: Workshop, step: str, weights: Path | None) -> None:
         for variant in UNIPORTRAIT if step == "adapters" else ABLATIONS:
             train_variant(workshop, variant)
     elif step == "table":
-        make_table(workshop, ROWS, workshop.recipe.test_people, table)
+        results = make_table(workshop, ROWS, workshop.recipe.test_people, table)
+        (table / "claims.md").write_text(claims_markdown(claims(results)), "utf-8")
     elif step == "export":
         export(workshop, weights or workshop.folder / "weights", table / "results.json")
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import CLIPTextModel
 
+from ..demo.trained import TEXT_TABLE
+from ..faces.detection import load_detector
 from ..trainer.model.original_layout import unet_to_original
 from ..trainer.run.building import RELEASED_NAMES
 from ..trainer.run.folder import find_stage_one
+from .judging import centre_file
 from .steps import Workshop
-
-TEXT_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 def export(workshop: Workshop, folder: Path, results: Path) -> None:
-    """Write the trained weights into `folder`, and beside them which recipe made them and what they measured."""
+    """Write the trained weights into `folder`, the judge's centre, which recipe made them, and what they measured."""
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "base.safetensors", _base(workshop))
     _write(folder / "backbone.safetensors", load_file(workshop.backbone))
@@ -31,6 +33,7 @@ def export(workshop: Workshop, folder: Path, results: Path) -> None:
     for name, run, stage in (("faceid", "single", 1), ("router", "pairs", 2)):
         if (runs / run).exists():
             _write(folder / f"{name}.safetensors", load_file(find_stage_one(runs / run, RELEASED_NAMES[stage])))
+    shutil.copy(centre_file(workshop, load_detector("bundled", ())), folder)
     made = {"recipe": workshop.recipe.name, "side": workshop.recipe.side, "rows": _rows(results)}
     (folder / "made.json").write_text(json.dumps(made, indent=1, sort_keys=True) + "\n", "utf-8")
 

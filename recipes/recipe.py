@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Training:
-    """One loop: so many steps of so many pictures at a constant learning rate."""
+    """One loop: so many steps of so many pictures; the highest learning rate."""
 
     steps: int
     batch: int
@@ -33,6 +33,7 @@ class Recipe:
     stage1: Training
     stage2: Training
     test_people: int = 50
+    centre_people: int = 200  # train people who tell the judge what faces of this world have in common
 
 
 CPU = Recipe(
@@ -47,9 +48,9 @@ CPU = Recipe(
     adapter_pairs=5_000,
     vae=Training(9_000, 32, 1e-3),
     encoders=Training(1_000, 64, 2e-3),
-    base=Training(9_000, 128, 1e-3),
-    stage1=Training(6_000, 64, 1e-3),
-    stage2=Training(3_000, 32, 1e-3),
+    base=Training(12_000, 64, 1e-3),
+    stage1=Training(3_000, 64, 2e-3),
+    stage2=Training(1_000, 32, 1e-3),
 )
 
 GPU = Recipe(

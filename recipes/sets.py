@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ..synthetic.captions import caption
-from ..synthetic.disk import label_map
+from ..synthetic.disk import label_map, largest_first
 from ..synthetic.people import train_people
 from ..synthetic.scene import draw_scene
 from ..trainer.data.records import FaceRecord, PictureRecord
@@ -76,8 +76,7 @@ def _drawn(part: _Part, groups: list[tuple[int, ...]], seed: int) -> Iterator[Dr
 
 
 def _sample(number: int, picture: Drawn, others: list[np.ndarray], random: np.random.Generator) -> StoredSample:
-    sizes = (picture.boxes[:, 2] - picture.boxes[:, 0]) * (picture.boxes[:, 3] - picture.boxes[:, 1])
-    order = np.argsort(-sizes, kind="stable")  # the format wants the largest face first
+    order = largest_first(picture.boxes)
     faces = tuple(
         FaceRecord(
             tuple(map(float, picture.boxes[row])),  # type: ignore[arg-type]

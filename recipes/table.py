@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,12 @@ from ..adapters.uniportrait import UniPortrait
 from ..evaluation.contact_sheets import write_contact_sheets
 from ..evaluation.evaluate import Extras, evaluate
 from ..evaluation.fingerprints import file_fingerprint
-from ..evaluation.fitting import centre_from_pictures
-from ..evaluation.judges.centre import Centre
-from ..evaluation.judges.dlib_resnet import load_dlib
-from ..evaluation.judges.judge import Judge
 from ..evaluation.pictures import Picture, Reference
 from ..evaluation.report import results_markdown
 from ..evaluation.results import Results, results_json
-from ..faces.detection import Detector, load_detector
+from ..faces.detection import load_detector
 from ..faces.types import Face
-from ..synthetic.attributes import background_colour, shirt_colour
-from ..synthetic.people import train_people
+from ..synthetic.attributes import background_colour, head_turn, shirt_colour
 from ..trainer.model import sampling
 from ..trainer.model.base_model import BaseModel, load_base_model
 from ..trainer.model.encoders import FaceEncoders, load_face_encoders
@@ -34,15 +29,19 @@ from ..trainer.model.identity_tokens import TokenMaker
 from ..trainer.model.weights import load_adapter
 from ..trainer.run.building import RELEASED_NAMES
 from ..trainer.run.folder import find_stage_one
-from .people import Sitter, drawn_photo, sitters, stacked
+from .judging import world_judge
+from .people import Sitter, sitters, stacked
 from .steps import Workshop
 
 GUIDANCE = 3.0
 STEPS = 25
 STRUCTURE_SCALE = 1.0
-SHIRTS_AND_BACKGROUNDS = (("red", "blue"), ("green", "white"), ("yellow", "purple"), ("blue", "orange"))
-MIXTURES = (0.0, 0.25, 0.5, 0.75, 1.0)
-CENTRE_PEOPLE = 200  # who tell the judge what faces of this world have in common
+WANTED = (  # shirt, background, turn of the head: the references all look ahead
+    ("red", "blue", "ahead"),
+    ("green", "white", "left"),
+    ("yellow", "purple", "right"),
+    ("blue", "orange", "left"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,27 +57,33 @@ class Row:
     share: float | None = None  # of a second person mixed into the first
 
 
+BASE = "base model, no identity"
+GLOBAL = "global embedding"
+NO_DROPPING = "without structure dropping"
+FULL = "UniPortrait, one person"
+REFERENCES = {f"{count} references": count for count in (2, 4)}
+MIXED = {f"mixed {share:.0%}": share for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
+NO_ROUTER = "two people, no router"
+NO_ROUTING_LOSS = "two people, no routing loss"
+TWO = "UniPortrait, two people"
 ROWS = (
-    Row("base model, no identity", 1),
-    Row("global embedding", 1, "single-global"),
-    Row("without structure dropping", 1, "single-no-dropping"),
-    Row("UniPortrait, one person", 1, "single"),
-    *(Row(f"{count} references", 1, "single", references=count) for count in (2, 4)),
-    *(Row(f"mixed {share:.0%}", 1, "single", share=share) for share in MIXTURES),
+    Row(BASE, 1),
+    Row(GLOBAL, 1, "single-global"),
+    Row(NO_DROPPING, 1, "single-no-dropping"),
+    Row(FULL, 1, "single"),
+    *(Row(title, 1, "single", references=count) for title, count in REFERENCES.items()),
+    *(Row(title, 1, "single", share=share) for title, share in MIXED.items()),
     Row("base model, two people", 2),
-    Row("two people, no router", 2, "single", "pairs-no-router", joined=True),
-    Row("two people, no routing loss", 2, "single", "pairs-no-routing-loss"),
-    Row("UniPortrait, two people", 2, "single", "pairs"),
+    Row(NO_ROUTER, 2, "single", "pairs-no-router", joined=True),
+    Row(NO_ROUTING_LOSS, 2, "single", "pairs-no-routing-loss"),
+    Row(TWO, 2, "single", "pairs"),
 )
 
 
-def make_table(
-    workshop: Workshop, rows: Sequence[Row], people: int, folder: Path, strangers: int = CENTRE_PEOPLE
-) -> Results:
+def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Path) -> Results:
     """Draw and judge the rows; writes results.json, results.md and contact sheets into the folder."""
     detector = load_detector("bundled", ())
-    judge = load_dlib()
-    judge = replace(judge, centre=_centre(judge, detector, workshop.recipe.level, strangers))
+    judge = world_judge(workshop, detector)
     sitting = sitters(people, detector, workshop.recipe.level)
     references = {sitter.name: Reference(sitter.name, sitter.photos[:1]) for sitter in sitting}
     studio = Studio(workshop)
@@ -92,12 +97,6 @@ def make_table(
     (folder / "results.md").write_text(results_markdown(results), "utf-8")
     write_contact_sheets(pictures, results, folder)
     return results
-
-
-def _centre(judge: Judge, detector: Detector, level: str, people: int) -> Centre:
-    """What faces of this world have in common; photographs have something else in common."""
-    photos = [drawn_photo(person, 1, level) for person in train_people(people)]
-    return centre_from_pictures(judge, [photos], detector, f"{people} train people of the synthetic world")
 
 
 class Studio:
@@ -117,7 +116,7 @@ class Studio:
         wanted, meant = [], []
         for number, sitter in enumerate(sitting):
             group = [sitter, sitting[(number + 1) % len(sitting)]][: row.people]
-            for prompt in range(len(SHIRTS_AND_BACKGROUNDS)):
+            for prompt in range(len(WANTED)):
                 caption, expected = prompt_of(row.people, prompt)
                 people = tuple(identities[member.name] for member in group) if identities else ()
                 seed = 1000 * number + prompt
@@ -169,12 +168,12 @@ class Studio:
 
 def prompt_of(people: int, number: int) -> tuple[str, dict[str, str]]:
     """Prompt of a number for so many people, and what it asks for by attribute."""
-    shirt, background = SHIRTS_AND_BACKGROUNDS[number]
+    shirt, background, turn = WANTED[number]
     if people == 1:
-        looks = "with a neutral face, looking ahead"
+        looks = f"with a neutral face, facing {turn}"
         text = f"a photo of one person, in a {shirt} shirt, {looks}, on a {background} background"
-        return text, {"shirt": shirt, "background": background}
-    other, _ = SHIRTS_AND_BACKGROUNDS[(number + 2) % len(SHIRTS_AND_BACKGROUNDS)]
+        return text, {"shirt": shirt, "background": background, "turn": turn}
+    other, _, _ = WANTED[(number + 2) % len(WANTED)]
     text = (
         f"a photo of two people, left person in a {shirt} shirt, right person in a {other} shirt, "
         f"on a {background} background"
@@ -183,10 +182,13 @@ def prompt_of(people: int, number: int) -> tuple[str, dict[str, str]]:
 
 
 def read_attributes(image: np.ndarray, faces: Sequence[Face]) -> dict[str, str | None]:
-    """Colours of the background and of the shirts, by measuring the picture; shirts only below faces that are found."""
+    """What a picture shows of what was asked for, by measuring it; shirts and turn only of faces that are found."""
     read: dict[str, str | None] = {"background": background_colour(image).name}
     ordered = sorted(faces, key=lambda face: face.box[0])
-    names = ("shirt",) if image.shape[1] == image.shape[0] else ("left shirt", "right shirt")
+    alone = image.shape[1] == image.shape[0]
+    if alone:
+        read["turn"] = head_turn(ordered[0].landmarks) if ordered else None
+    names = ("shirt",) if alone else ("left shirt", "right shirt")
     for name, face in itertools.zip_longest(names, ordered[: len(names)]):
         reading = None if face is None else shirt_colour(image, face.box)
         read[name] = None if reading is None else reading.name

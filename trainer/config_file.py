@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +14,23 @@ from typing import Any, TypeVar, Union
 import yaml
 from pydantic import BaseModel, ValidationError
 
+_BOOL = "tag:yaml.org,2002:bool"
+
 READY_CONFIGS = Path(__file__).parent / "configs"
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class _Loader(yaml.SafeLoader):
+    """Takes true and false alone for truth values, as YAML 1.2 does: `precision: no` is a word."""
+
+    yaml_implicit_resolvers = {
+        letter: [resolver for resolver in resolvers if resolver[0] != _BOOL]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_Loader.add_implicit_resolver(_BOOL, re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 
 class ConfigError(ValueError):
@@ -67,7 +82,7 @@ def read_source(path: Path) -> Source:
     """Parse a YAML file. Raises ConfigError if it is no YAML, no mapping, or gives a key twice."""
     source = Source(path.name)
     try:
-        node = yaml.compose(path.read_text("utf-8"), Loader=yaml.SafeLoader)
+        node = yaml.compose(path.read_text("utf-8"), Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a YAML file: {error}") from None
     if not isinstance(node, yaml.MappingNode):
@@ -76,8 +91,7 @@ def read_source(path: Path) -> Source:
         if key in source.places:
             raise ConfigError(f"{path.name}, line {line}: {key} is given twice (first in {source.places[key]}).")
         source.places[key] = f"{path.name}, line {line}"
-    loader = yaml.SafeLoader("")
-    source.values = loader.construct_document(node)
+    source.values = _Loader("").construct_document(node)
     return source
 
 
@@ -131,7 +145,7 @@ def _apply(source: Source, override: str) -> None:
             raise ConfigError(f"--set {override}: {section} is a single value, not a section.")
         values = inner
     try:
-        values[last] = yaml.safe_load(text)
+        values[last] = yaml.load(text, _Loader)
     except yaml.YAMLError:
         values[last] = text
     source.places[key.strip()] = f"--set {override}"

@@ -1,7 +1,7 @@
 """Lets ComfyUI load the tiny models of the demo and the tests. Not for anything else: nothing a user needs is in here.
 
 ComfyUI knows models by their widths. This small custom node pack, linked into a custom_nodes folder, adds one class to
-the end of its list, which no other model matches (SD 1.5 with 32 channels and 64-wide text), and a loader node for the
+the end of its list, which no other model matches (SD 1.5 with 64 channels and 64-wide text), and a loader node for the
 tiny CLIP vision tower. A checkpoint and a ControlNet of that width then load through the stock nodes. It stands alone,
 because ComfyUI loads it from a folder of its own.
 """
@@ -66,10 +66,10 @@ class TinyLatent(comfy.latent_formats.LatentFormat):
 
 
 class TinySD15(comfy.supported_models.SD15):
-    """SD 1.5 with 32 instead of 320 channels; depth and levels are read from the file as always."""
+    """SD 1.5 with 64 instead of 320 channels; depth and levels are read from the file as always."""
 
     latent_format = TinyLatent
-    unet_config = {**comfy.supported_models.SD15.unet_config, "model_channels": 32, "context_dim": 64}
+    unet_config = {**comfy.supported_models.SD15.unet_config, "model_channels": 64, "context_dim": 64}
 
     def inpaint_model(self) -> bool:
         """ComfyUI takes everything with more than 4 channels in for an inpainting model."""

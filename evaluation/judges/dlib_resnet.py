@@ -15,7 +15,7 @@ import numpy as np
 
 from ...faces.types import Face
 from ..fingerprints import file_fingerprint
-from .centre import Centre, load_centre
+from .centre import load_centre
 from .judge import Judge
 
 NAME = "dlib"
@@ -36,10 +36,9 @@ def available() -> bool:
     return importlib.util.find_spec("dlib") is not None and _package_folder() is not None
 
 
-def load_dlib(folder: str | Path | None = None, centre: Centre | None = None) -> Judge:
-    """The dlib judge from the installed packages, or with the two .dat files of a folder.
+def load_dlib(folder: str | Path | None = None) -> Judge:
+    """The dlib judge from the installed packages, or with the two .dat files of a folder; its centre fits photographs.
 
-    centre: None for the bundled one, which fits photographs.
     Raises ValueError when dlib or a file is missing.
     """
     try:
@@ -47,7 +46,7 @@ def load_dlib(folder: str | Path | None = None, centre: Centre | None = None) ->
     except ImportError as error:
         raise ValueError(
             f"the judge dlib needs the package dlib, which cannot be imported ({error}). {_INSTALL}"
-        ) from (error)
+        ) from error
     place = Path(folder) if folder is not None else _package_folder()
     if place is None:
         raise ValueError(f"the judge dlib needs the weights of the package face-recognition-models. {_INSTALL}")
@@ -67,7 +66,7 @@ def load_dlib(folder: str | Path | None = None, centre: Centre | None = None) ->
         "150 px chip with 25 % padding by dlib's own five landmarks inside the detected box; a fixed centre is "
         "subtracted from the embedding of unit length",
         network,
-        centre or load_centre(BUNDLED_CENTRE, fingerprint),
+        load_centre(BUNDLED_CENTRE, fingerprint),
     )
 
 

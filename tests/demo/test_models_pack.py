@@ -118,7 +118,7 @@ def test_real_models_are_recognised_as_before(models_pack):
 def test_models_of_other_widths_stay_unknown():
     import comfy.model_detection
 
-    shapes = tiny_layouts.unet_shapes(TinySizes(model_channels=64))
+    shapes = tiny_layouts.unet_shapes(TinySizes(model_channels=96))
     other = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert comfy.model_detection.model_config_from_unet(other, "") is None
 

@@ -24,7 +24,7 @@ def pictures() -> Callable[[Sequence[Scene], int], list[np.ndarray]]:
 
     def draw(scenes: Sequence[Scene], enlarged: int) -> list[np.ndarray]:
         height, width = scenes[0].size
-        small = (render(scenes).images * 255).round().byte().numpy()
+        small = render(scenes).pixels()
         size = width * enlarged, height * enlarged
         return [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC)) for picture in small]
 

@@ -41,7 +41,7 @@ class Judge:
 def pictures(scenes, enlarged):
     height, width = scenes[0].size
     size = width * enlarged, height * enlarged
-    small = (render(scenes).images * 255).round().byte().numpy()
+    small = render(scenes).pixels()
     return [np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)) for image in small]
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from likeness.synthetic import COLOUR_NAMES, draw_scene, render
 from likeness.synthetic import test_people as unseen_people
-from likeness.synthetic.attributes import background_colour, shirt_colour
+from likeness.synthetic.attributes import background_colour, head_turn, shirt_colour
 from likeness.synthetic.palette import COLOURS
+from likeness.synthetic.scene import TURNS
 
 FEWEST = 0.97
 
@@ -31,6 +32,25 @@ def test_colours_are_read_with_a_detected_box(pictures, faces_of, small_scenes):
     images = pictures(small_scenes[:12], 4)
     for scene, image, faces in zip(small_scenes, images, faces_of(images), strict=False):
         assert shirt_colour(image, faces[0].box).name == scene.people[0].shirt
+
+
+def test_where_heads_turn_is_read_with_detected_landmarks(pictures, faces_of, small_scenes):
+    found = faces_of(pictures(small_scenes, 4))
+    right = [
+        head_turn(faces[0].landmarks) == scene.people[0].turn
+        for scene, faces in zip(small_scenes, found, strict=False)
+        if faces
+    ]
+    assert len(right) >= 23 and np.mean(right) > 0.9
+    assert {scene.people[0].turn for scene in small_scenes} == set(TURNS)
+
+
+def test_a_rolled_head_turns_nowhere():
+    ahead = np.array([[0, 0], [10, 0], [5, 5], [1, 10], [9, 10]], float)
+    angle = 0.4
+    roll = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    aside = ahead + np.array([[0, 0], [0, 0], [2, 0], [0, 0], [0, 0]])
+    assert (head_turn(ahead @ roll), head_turn(aside @ roll)) == ("ahead", "right")
 
 
 def test_a_reading_tells_how_sure_it_is():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,22 +103,38 @@ def _picture(numbers: np.random.Generator, faces: int, size: int) -> tuple[np.nd
 
 
 @pytest.fixture(scope="session")
-def write_pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def store_set() -> Callable[..., Path]:
+    """`store_set(folder, samples, cache=None, prepared={}, per_shard=1000)` writes a set and returns its folder."""
+
+    def store(
+        folder: Path, samples: Sequence[Any], cache: Any = None, prepared: Any = None, per_shard: int = 1000
+    ) -> Path:
+        from likeness.trainer.data.unfinished import UnfinishedSet
+
+        target = UnfinishedSet(folder, prepared or {})
+        for start in range(0, len(samples), per_shard):
+            target.add(samples[start : start + per_shard], {})
+        target.finish(cache)
+        return folder
+
+    return store
+
+
+@pytest.fixture(scope="session")
+def write_pictures(tmp_path_factory: pytest.TempPathFactory, store_set: Callable[..., Path]) -> Callable[..., Path]:
     """`write_pictures(counts, size=64)` makes a set of one picture for each number of faces and returns its folder."""
 
     def write(counts: Sequence[int], size: int = 64) -> Path:
         from likeness.trainer.data.records import PictureRecord
         from likeness.trainer.data.samples import make_sample
-        from likeness.trainer.data.shards import SetWriter
 
         numbers = np.random.default_rng(0)
-        folder = tmp_path_factory.mktemp("pictures") / "set"
-        with SetWriter(folder, {}) as writer:
-            for number, faces in enumerate(counts):
-                picture, records = _picture(numbers, faces, size)
-                record = PictureRecord(f"photo number {number % 5}", tuple(records))
-                writer.add(make_sample(f"picture{number:03d}", picture, record))
-        return folder
+        samples = []
+        for number, faces in enumerate(counts):
+            picture, records = _picture(numbers, faces, size)
+            record = PictureRecord(f"photo number {number % 5}", tuple(records))
+            samples.append(make_sample(f"picture{number:03d}", picture, record))
+        return store_set(tmp_path_factory.mktemp("pictures") / "set", samples)
 
     return write
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from .index import INDEX_FILE, CacheInfo, SetIndex, ShardIndex, index_shard, write_index
+from .index import ShardIndex, index_shard
 from .samples import StoredSample
 
 SAMPLES_PER_SHARD = 1000
@@ -48,52 +47,3 @@ class _Sink:
 
     def write(self, content: bytes) -> int:
         return len(content) if self._file.closed else self._file.write(content)
-
-
-class SetWriter:
-    """Writes a whole set: `add` samples in order and leave the `with` block; then the folder opens with `open_dataset`.
-
-    folder: new or empty. prepared: how the set was made, kept in `dataset.json`. When the block is left by an exception
-    there is no `dataset.json` and the set does not count as complete.
-    Raises ValueError for a folder that holds a set already.
-    """
-
-    def __init__(
-        self, folder: Path, prepared: Mapping[str, Any] | None = None, samples_per_shard: int = SAMPLES_PER_SHARD,
-        cache: CacheInfo | None = None,
-    ) -> None:  # fmt: skip
-        if (folder / INDEX_FILE).exists() or any(folder.glob("*.tar")):
-            raise ValueError(f"{folder} holds training pictures already; give a new folder or delete what is there")
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._prepared = dict(prepared or {})
-        self._samples_per_shard = samples_per_shard
-        self._cache = cache
-        self._waiting: list[StoredSample] = []
-        self._shards: list[ShardIndex] = []
-
-    def add(self, sample: StoredSample) -> None:
-        """Append one sample; every `samples_per_shard` samples a shard is written."""
-        self._waiting.append(sample)
-        if len(self._waiting) == self._samples_per_shard:
-            self._flush()
-
-    def close(self) -> None:
-        """Write what is left and `dataset.json`."""
-        self._flush()
-        write_index(self._folder, SetIndex(tuple(self._shards), self._prepared, self._cache))
-
-    def _flush(self) -> None:
-        if self._waiting:
-            path = self._folder / shard_name(len(self._shards))
-            self._shards.append(write_shard(path, self._waiting))
-            self._waiting.clear()
-
-    def __enter__(self) -> SetWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ import pytest
 from likeness.trainer.data.index import CacheInfo
 from likeness.trainer.data.records import FaceRecord, PictureRecord
 from likeness.trainer.data.samples import make_sample
-from likeness.trainer.data.shards import SetWriter
 from PIL import Image, ImageEnhance
 
 SPOTS = np.array([(0.3, 0.4), (0.7, 0.4), (0.5, 0.6), (0.3, 0.8), (0.7, 0.8)])
@@ -76,27 +75,27 @@ def drawn() -> type[Drawn]:
 
 
 @pytest.fixture(scope="session")
-def write_set(face: Callable[..., FaceRecord]) -> Callable[..., Path]:
+def write_set(face: Callable[..., FaceRecord], store_set: Callable[..., Path]) -> Callable[..., Path]:
     """`write_set(folder, [drawn(...), ...], per_shard=4, cache=None)` writes noise pictures with given faces."""
 
     def write(folder: Path, samples: Sequence[Drawn], per_shard: int = 4, cache: CacheInfo | None = None) -> Path:
         random = np.random.default_rng(0)
-        with SetWriter(folder, {"by": "test"}, per_shard, cache) as writer:
-            for number, sample in enumerate(samples):
-                width, height = sample.size
-                faces = tuple(face(*box, person=sample.person) for box in sample.boxes)
-                mask = np.zeros((height, width), np.uint8)
-                for label, (x1, y1, x2, y2) in enumerate(sample.boxes, start=1):
-                    mask[int(y1) + 2 : int(y2) - 2, int(x1) + 2 : int(x2) - 2] = label
-                stored = make_sample(
-                    f"s{number:04d}",
-                    random.integers(0, 255, (height, width, 3), np.uint8),
-                    PictureRecord(f"caption {number}", faces, "drawn"),
-                    others=random.integers(0, 255, (sample.num_others, 224, 224, 3), np.uint8),
-                    mask=mask if sample.mask else None,
-                )
-                writer.add(stored if sample.cache is None else type(stored)(**{**vars(stored), "cache": sample.cache}))
-        return folder
+        stored = []
+        for number, sample in enumerate(samples):
+            width, height = sample.size
+            faces = tuple(face(*box, person=sample.person) for box in sample.boxes)
+            mask = np.zeros((height, width), np.uint8)
+            for label, (x1, y1, x2, y2) in enumerate(sample.boxes, start=1):
+                mask[int(y1) + 2 : int(y2) - 2, int(x1) + 2 : int(x2) - 2] = label
+            whole = make_sample(
+                f"s{number:04d}",
+                random.integers(0, 255, (height, width, 3), np.uint8),
+                PictureRecord(f"caption {number}", faces, "drawn"),
+                others=random.integers(0, 255, (sample.num_others, 224, 224, 3), np.uint8),
+                mask=mask if sample.mask else None,
+            )
+            stored.append(whole if sample.cache is None else replace(whole, cache=sample.cache))
+        return store_set(folder, stored, cache, {"by": "test"}, per_shard)
 
     return write
 

@@ -15,7 +15,7 @@ from likeness.trainer.data.picture_set import open_dataset
 from likeness.trainer.data.reading import ShardReader
 from likeness.trainer.data.records import PictureRecord
 from likeness.trainer.data.samples import make_sample
-from likeness.trainer.data.shards import SetWriter, write_shard
+from likeness.trainer.data.shards import write_shard
 from PIL import Image
 
 
@@ -70,14 +70,14 @@ def test_sizes_faces_and_members_are_known_without_reading(mixed):
     assert not pictures.with_member("cache.safetensors").any()
 
 
-def test_every_part_of_a_sample_reads_back_as_written(tmp_path, face):
+def test_every_part_of_a_sample_reads_back_as_written(tmp_path, face, store_set):
     random = np.random.default_rng(1)
     picture, mask = random.integers(0, 255, (48, 64, 3), np.uint8), random.integers(0, 3, (48, 64), np.uint8)
     crops, others = (random.integers(0, 255, (2, 224, 224, 3), np.uint8) for _ in range(2))
     record = PictureRecord("c", (face(1, 2, 30, 40), face(3, 4, 20, 30)), "s")
-    with SetWriter(tmp_path / "set", {"how": 1}, cache=CacheInfo(((64, 48),), "v", None)) as writer:
-        writer.add(make_sample("one", picture, record, crops, others, mask))
-    pictures = open_dataset(tmp_path / "set")
+    stored = make_sample("one", picture, record, crops, others, mask)
+    cache = CacheInfo(((64, 48),), "v", None)
+    pictures = open_dataset(store_set(tmp_path / "set", [stored], cache, prepared={"how": 1}))
     sample = pictures.sample(0)
     assert (pictures.prepared, pictures.cache) == ({"how": 1}, CacheInfo(((64, 48),), "v", None))
     assert sample.record == record
@@ -179,21 +179,6 @@ def test_more_shards_than_open_files(tmp_path):
     assert len(os.listdir("/proc/self/fd")) - before <= 128
     del reader
     assert len(os.listdir("/proc/self/fd")) == before
-
-
-def test_an_interrupted_writer_leaves_no_set(tmp_path, face):
-    sample = make_sample("a", np.zeros((32, 32, 3), np.uint8), PictureRecord("c", (face(2, 2, 20, 20),)))
-    with pytest.raises(RuntimeError), SetWriter(tmp_path / "set", samples_per_shard=2) as writer:
-        writer.add(sample)
-        raise RuntimeError
-    assert list((tmp_path / "set").iterdir()) == []
-    with pytest.raises(ValueError, match="no training pictures in"):
-        open_dataset(tmp_path / "set")
-
-
-def test_a_full_folder_is_not_written_into(mixed):
-    with pytest.raises(ValueError, match="holds training pictures already"):
-        SetWriter(mixed)
 
 
 @pytest.mark.parametrize("key", ["a.b", "a b", "ä", "", "/a", "x" * 81])

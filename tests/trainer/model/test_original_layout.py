@@ -7,17 +7,12 @@ import pytest
 import torch
 from likeness.demo.tiny_layouts import unet_shapes
 from likeness.demo.tiny_sizes import RELEASED_SIZES, TinySizes
+from likeness.recipes.base import unet_config
 from likeness.trainer.model import single_file
 from likeness.trainer.model.original_layout import PREFIX, check_convolutions, unet_from_original, unet_to_original
 
 SIZES = TinySizes()
-TINY = {
-    "in_channels": SIZES.latent_channels,
-    "out_channels": SIZES.latent_channels,
-    "block_out_channels": SIZES.widths,
-    "cross_attention_dim": SIZES.context,
-    "attention_head_dim": 8,
-}
+TINY = unet_config(SIZES)
 
 
 @pytest.mark.parametrize(("config", "sizes"), [(TINY, SIZES), (single_file.UNET, RELEASED_SIZES)])

@@ -14,6 +14,7 @@ from likeness.adapters.uniportrait import load_uniportrait
 from likeness.demo.tiny_models import TinyModels
 from likeness.demo.tiny_sizes import TinySizes
 from likeness.faces.backbone import IRBackbone
+from likeness.recipes.base import unet_config
 from likeness.trainer.model import single_file
 from likeness.trainer.model.encoders import FaceEncoders, load_face_encoders
 from likeness.trainer.model.host import DiffusersHost
@@ -52,13 +53,6 @@ class Theirs:
 def ours(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Ours:
     paths = tiny_models.paths
     file = read_tensors(paths[tiny_models.checkpoint])
-    sizes = {
-        "in_channels": SIZES.latent_channels,
-        "out_channels": SIZES.latent_channels,
-        "block_out_channels": SIZES.widths,
-        "cross_attention_dim": SIZES.context,
-        "attention_head_dim": 8,
-    }
     text = {
         **single_file.TEXT,
         "hidden_size": SIZES.context,
@@ -66,7 +60,7 @@ def ours(tiny_models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> O
         "num_hidden_layers": SIZES.text_layers,
         "num_attention_heads": SIZES.context // 16,
     }
-    unet = single_file.unet_of(file, sizes).float().eval()
+    unet = single_file.unet_of(file, unet_config(SIZES)).float().eval()
     adapter = load_adapter(paths[tiny_models.faceid_safetensors], paths[tiny_models.router_safetensors])
     clip = vision_folder(paths[tiny_models.clip_vision], tmp_path_factory.mktemp("clip"))
     encoders = load_face_encoders(paths[tiny_models.backbone], clip, "cpu", torch.float32)

@@ -48,6 +48,23 @@ def test_24_gb_config_makes_the_same_batch_on_any_number_of_gpus():
     assert config.model.gradient_checkpointing
 
 
+def test_a_bare_no_is_the_precision_and_not_false(tmp_path):
+    assert read_config(TrainingConfig, "uniportrait-24gb-stage1", ["precision=no"]).precision == "no"
+    settings = dump(resolved(read_config(TrainingConfig, "uniportrait-24gb-stage1")))
+    (tmp_path / "config.yaml").write_text(settings.replace("precision: bf16", "precision: no"))
+    assert read_config(TrainingConfig, str(tmp_path / "config.yaml")).precision == "no"
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("no", False), ("off", False), ("false", False), ("yes", True), ("on", True)]
+)
+def test_switches_may_be_said_in_all_words_of_yaml(word, value):
+    assert (
+        read_config(TrainingConfig, "uniportrait-24gb-stage1", [f"logging.tensorboard={word}"]).logging.tensorboard
+        is value
+    )
+
+
 def test_resolved_settings_are_a_settings_file_again(tmp_path):
     config = read_config(TrainingConfig, "uniportrait-paper-stage2")
     (tmp_path / "config.yaml").write_text(dump(resolved(config)))

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -37,27 +36,24 @@ def cached_set(runs, tiny_world, tmp_path):
     return target
 
 
-def with_one_sample_spoilt(source, target):
+def with_one_sample_spoilt(source, target, store_set):
     """A copy of a cached set in which one picture's latent is no number."""
     from likeness.trainer.data.cache_file import LATENT_MEAN, encode_cache
-    from likeness.trainer.data.index import read_index, write_index
     from likeness.trainer.data.picture_set import open_dataset
-    from likeness.trainer.data.shards import SetWriter
 
     pictures = open_dataset(source)
-    with SetWriter(target, {}) as writer:
-        for number in range(len(pictures)):
-            sample = pictures.sample(number)
-            tensors = dict(sample.cached())
-            if sample.key == "picture005":
-                tensors[LATENT_MEAN] = np.full_like(tensors[LATENT_MEAN], np.nan)
-            writer.add(sample.stored(encode_cache(tensors)))
-    write_index(target, replace(read_index(target), cache=pictures.cache))
-    return target
+    stored = []
+    for number in range(len(pictures)):
+        sample = pictures.sample(number)
+        tensors = dict(sample.cached())
+        if sample.key == "picture005":
+            tensors[LATENT_MEAN] = np.full_like(tensors[LATENT_MEAN], np.nan)
+        stored.append(sample.stored(encode_cache(tensors)))
+    return store_set(target, stored, pictures.cache)
 
 
-def test_loss_that_is_no_number_names_sample_and_timestep_and_keeps_the_state(runs, cached_set, tmp_path, capsys):
-    spoilt = with_one_sample_spoilt(cached_set, tmp_path / "spoilt")
+def test_loss_that_is_no_number_names_the_sample_and_keeps_the_state(runs, cached_set, store_set, tmp_path, capsys):
+    spoilt = with_one_sample_spoilt(cached_set, tmp_path / "spoilt", store_set)
     assert runs.run("run", data__path=spoilt, steps=50, checkpoints__every=100) == 2
     error = one_error(capsys)
     found = re.search(r"the loss of step (\d+) is nan. It comes from sample picture005 at timestep \d+\.", error)
