@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import gc
+import math
+import sys
+import types
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -199,6 +203,23 @@ class TestNeighbours:
         system.slot_of(model).add(lambda out, q, k, v, options, **_: q, sigma_start=0.1, sigma_end=0.0)
         assert torch.equal(system.first_output(model, percent=0.5), without)
 
+    def test_a_pack_that_adds_to_its_own_object_before_and_after_ours(self, attention_system: Any) -> None:
+        """Its second node finds ours where its own object was; what both upstream models hold stays theirs."""
+        system = attention_system
+        theirs = AddingPatch(lambda out, q, k, v, options, **_: 0.1 * q)
+        before, plainly = system.model.clone(), system.model.clone()
+        system.set_slot(before, theirs)
+        system.set_slot(plainly, system.foreign())
+        ours = system.apply(model=before, term_only=True)
+        out = system.first_output(ours)
+        assert torch.equal(out, system.first_output(system.apply(model=plainly, term_only=True)))
+        after = ours.clone()
+        system.slot_of(after).add(lambda out, q, k, v, options, **_: 0.1 * q)
+        added = system.first_output(plainly) - system.first_output(system.model)
+        torch.testing.assert_close(system.first_output(after) - out, added, **SAME)
+        assert len(theirs.callbacks) == 1 and system.slot_of(before) is theirs
+        assert torch.equal(system.first_output(ours), out)
+
     def test_a_wrapped_patch_is_still_moved_and_counted(self, system: Any) -> None:
         class Foreign:
             moved: list[Any] = []
@@ -229,6 +250,17 @@ class TestNeighbours:
         alone = system.lab.sample(lora)
         assert not torch.equal(system.lab.sample(system.apply(model=lora)), alone)
         assert torch.equal(system.lab.sample(lora), alone)
+
+    def test_controlnets(self, system: Any) -> None:
+        """What they add comes behind the first layer, which so gets the identity as without them."""
+        lab, control = system.lab, make_control(system.grid)
+        prompts = {"positive": lab.prompt(11, control=control), "negative": lab.prompt(12, control=control)}
+        both, theirs = (lab.predict(model, **prompts).positive for model in (system.apply(), system.model))
+        ours, plain = (lab.predict(model).positive for model in (system.apply(), system.model))
+        assert min((both - one).abs().mean() for one in (theirs, ours)) > 1e-3 < (theirs - plain).abs().mean()
+        assert torch.equal(lab.predict(system.apply(strength=0.0), **prompts).positive, theirs)
+        layer, free = system.first_output(system.apply(), **prompts), system.first_output(system.apply())
+        assert torch.equal(layer, free)
 
     def test_img2img_and_inpainting(self, system: Any) -> None:
         lab, model = system.lab, system.apply()
@@ -275,7 +307,7 @@ class TestLife:
 
         exception = InterruptProcessingException if kind == "interrupt" else RuntimeError
         model = system.apply(people=2)
-        whole = system.lab.sample(model)
+        plain, whole = system.lab.sample(system.model), system.lab.sample(model)
 
         def stop(step: int, *_: Any) -> None:
             if step == 1:
@@ -283,6 +315,7 @@ class TestLife:
 
         with pytest.raises(exception):
             system.lab.sample(model, callback=stop)
+        assert torch.equal(system.lab.sample(system.model), plain)
         assert torch.equal(system.lab.sample(model), whole)
 
     def test_the_state_of_a_run_is_freed(self, system: Any) -> None:
@@ -304,15 +337,16 @@ class TestLife:
         assert len(calls) == 2 * len(handles)  # one for each guidance half
 
     def test_no_core_function_is_replaced(self, system: Any) -> None:
-        def forwards() -> dict[str, Any]:
-            return {
-                name: (module.__dict__.get("forward"), type(module).forward)
-                for name, module in system.model.model.named_modules()
-            }
-
-        before, during = forwards(), []
-        system.lab.sample(system.apply(people=2), callback=lambda *_: during.append(forwards()))
-        assert all(found == before for found in during) and forwards() == before
+        """Neither on the model and its blocks nor in any module or class of ComfyUI that is loaded."""
+        system.lab.sample(system.apply(people=2), steps=1)  # ComfyUI imports some modules at their first use
+        before, during = functions_of(system.model.model), []
+        system.lab.sample(
+            system.apply(people=2), steps=2, callback=lambda *_: during.append(functions_of(system.model.model))
+        )
+        assert len(before) > 3000 and len(during) == 2
+        for found in (*during, functions_of(system.model.model)):
+            assert [name for name, function in before.items() if found.get(name) is not function] == []
+            assert [name for name in found.keys() - before.keys() if name.startswith("model.")] == []
 
 
 class TestNumbers:
@@ -338,6 +372,56 @@ class TestNumbers:
             patcher.load(torch.device("cpu"), lowvram_model_memory=1)
             assert patcher.model.model_lowvram
         torch.testing.assert_close(system.lab.sample(model), whole, **SAME)
+
+
+class AddingPatch:
+    """The object of the packs that gave slots their `add`: a list of callbacks over ComfyUI's attention."""
+
+    def __init__(self, callback: Callable[..., torch.Tensor]) -> None:
+        self.callbacks = [callback]
+
+    def add(self, callback: Callable[..., torch.Tensor]) -> None:
+        self.callbacks.append(callback)
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+        from comfy.ldm.modules.attention import optimized_attention
+
+        out = optimized_attention(q, k, v, options["n_heads"])
+        for callback in self.callbacks:
+            out = out + callback(out, q, k, v, options)
+        return out
+
+
+def make_control(grid: tuple[int, int]) -> Any:
+    """A ControlNet without a network: it adds to a UNet's middle, and behind FLUX's first double block."""
+    from comfy.controlnet import ControlBase
+
+    class Constant(ControlBase):
+        def get_control(self, *_: Any) -> dict[str, list[torch.Tensor]]:
+            tokens = torch.randn(1, math.prod(grid), 64, generator=torch.Generator().manual_seed(9))
+            return {"input": [tokens], "middle": [torch.full((1, 1, 1, 1), 2.0)], "output": []}
+
+    return Constant()
+
+
+def functions_of(model: torch.nn.Module) -> dict[str, Any]:
+    """Every function that a pack could replace, by a name: of ComfyUI's modules, of their classes, of the model."""
+    found: dict[str, Any] = {}
+    for name, module in list(sys.modules.items()):
+        if module is None or name.split(".")[0] not in ("comfy", "comfy_extras", "execution", "nodes", "latent_preview"):
+            continue
+        for key, value in vars(module).items():
+            if isinstance(value, types.FunctionType):
+                found[f"{name}.{key}"] = value
+            elif isinstance(value, type) and value.__module__.startswith("comfy"):
+                members = {k: v for k, v in vars(value).items() if isinstance(v, types.FunctionType)}
+                found |= {f"{name}.{key}.{k}": v for k, v in members.items()}
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            if isinstance(value, (types.FunctionType, types.MethodType)):
+                found[f"model.{name}.{key}"] = value
+        found[f"model.{name}.forward"] = vars(module).get("forward", type(module).forward)
+    return found
 
 
 def options_of(model: Any) -> Any:
