@@ -364,14 +364,26 @@ class TestNumbers:
         error = (half.positive - full.positive).abs().mean() / full.positive.abs().mean()
         assert error < (0.02 if dtype == torch.float16 else 0.1)
 
-    def test_weights_that_stay_offloaded(self, system: Any) -> None:
-        """With too little memory ComfyUI leaves weights where they are and casts them at each use."""
+    def test_weights_that_stay_offloaded(self, system: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """As with --novram: ComfyUI leaves all weights where they are, also the model's, and casts them at each use.
+
+        On the CPU it never does, so that it is told that the CPU is none.
+        """
+        import comfy.model_management as management
+
         whole = system.lab.sample(system.apply(people=2))
-        model = system.apply(people=2)
-        for patcher in system.patchers():
-            patcher.load(torch.device("cpu"), lowvram_model_memory=1)
-            assert patcher.model.model_lowvram
-        torch.testing.assert_close(system.lab.sample(model), whole, **SAME)
+        management.unload_all_models()
+        monkeypatch.setattr(management, "vram_state", management.VRAMState.NO_VRAM)
+        monkeypatch.setattr(management, "is_device_cpu", lambda _: False)
+        model, offloaded = system.apply(people=2), []
+
+        def look(*_: Any) -> None:
+            offloaded.append([patcher.model.model_lowvram for patcher in (model, *system.patchers())])
+
+        found = system.lab.sample(model, callback=look)
+        management.unload_all_models()
+        assert all(each[0] for each in offloaded) and any(map(any, (each[1:] for each in offloaded)))
+        torch.testing.assert_close(found, whole, **SAME)
 
 
 class AddingPatch:
