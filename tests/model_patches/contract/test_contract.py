@@ -420,7 +420,13 @@ def functions_of(model: torch.nn.Module) -> dict[str, Any]:
     """Every function that a pack could replace, by a name: of ComfyUI's modules, of their classes, of the model."""
     found: dict[str, Any] = {}
     for name, module in list(sys.modules.items()):
-        if module is None or name.split(".")[0] not in ("comfy", "comfy_extras", "execution", "nodes", "latent_preview"):
+        if module is None or name.split(".")[0] not in (
+            "comfy",
+            "comfy_extras",
+            "execution",
+            "nodes",
+            "latent_preview",
+        ):
             continue
         for key, value in vars(module).items():
             if isinstance(value, types.FunctionType):
