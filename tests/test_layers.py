@@ -57,6 +57,13 @@ TABLE = {
         comfyui=True,
     ),
 }
+# Rooms that run inside ComfyUI, and what they must not have there: the network, other programs.
+IN_COMFYUI = ("nodes", "model_patches", "adapters", "faces", "evaluation")
+OUTWARD = {"aiohttp", "asyncio", "ftplib", "http", "requests", "smtplib", "socket", "ssl", "subprocess", "urllib"} | {
+    "huggingface_hub",
+    "multiprocessing",
+    "webbrowser",
+}
 # Importable where there is neither ComfyUI nor any of the optional packages.
 PURE_ROOMS = ("adapters", "faces", "host", "demo", "synthetic")
 OPTIONAL = {
@@ -175,6 +182,48 @@ def test_nothing_is_evaluated_or_unpickled():
             arguments = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
             if arguments.get("weights_only", "absent" if name == "torch.load" else "True") != "True":
                 found.append(f"{file}:{node.lineno} reads a pickled file without weights_only=True")
+    assert found == []
+
+
+def test_nothing_that_runs_in_comfyui_reaches_the_network_or_starts_programs():
+    found = []
+    for file in package_files():
+        if room_of(file) in IN_COMFYUI:
+            found += [f"{file}:{item.line} imports {item.package}" for item in imports(file, parse(file))
+                      if item.package in OUTWARD]  # fmt: skip
+    assert found == []
+
+
+def names_from_outside(tree: ast.Module) -> set[str]:
+    """Names that an import of another package binds, anywhere in the file."""
+    return {
+        alias.asname or alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and not node.level)
+        for alias in node.names
+    }
+
+
+def test_nothing_of_comfyuis_is_assigned_to():
+    """No function put in place of another's, by any of the ways that packs use for it.
+
+    What happens while a model runs is tests/model_patches/contract's.
+    """
+    found = []
+    for file in package_files():
+        if room_of(file) not in IN_COMFYUI:
+            continue
+        tree = parse(file)
+        outside = names_from_outside(tree)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call):
+                name = ast.unparse(node.func).rsplit(".", 1)[-1]
+                if name in {"setattr", "delattr", "__get__", "MethodType", "patch", "add_object_patch"}:
+                    found.append(f"{file}:{node.lineno} calls {name}")
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, (ast.Store, ast.Del)):
+                owner = ast.unparse(node.value).split(".")[0].split("[")[0]
+                if owner in outside or "forward" in node.attr:
+                    found.append(f"{file}:{node.lineno} assigns to {ast.unparse(node)}")
     assert found == []
 
 
