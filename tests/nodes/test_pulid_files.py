@@ -259,18 +259,37 @@ def run_without(packages, script, comfyui_path, models, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+ENCODING = """
+    import numpy, torch
+    woman = torch.from_numpy(numpy.load("woman.npy"))[None] / 255
+    eva = call("LoadEvaClip", file="auto")[0]
+    adapter = call("LoadPuLID", file="pulid_v1.bin", parser="auto", eva_clip=eva)[0]
+    faces = {"faces_1": call("DetectFaces", image=woman, detector="auto")[0]}
+    found = call("EncodeIdentity", adapter=adapter, faces=faces, structure_scale=0.1, label="", no_face="error")
+    assert found[0].tokens["cond"].shape == (10, 64)
+"""
+
+
 def test_photos_are_encoded_without_the_packages_that_others_need(comfyui_path, pulid_files, photographs, tmp_path):
     np.save(tmp_path / "woman.npy", photographs["woman"])
-    script = """
-        import numpy, torch
-        woman = torch.from_numpy(numpy.load("woman.npy"))[None] / 255
-        eva = call("LoadEvaClip", file="auto")[0]
-        adapter = call("LoadPuLID", file="pulid_v1.bin", parser="auto", eva_clip=eva)[0]
-        faces = {"faces_1": call("DetectFaces", image=woman, detector="auto")[0]}
-        found = call("EncodeIdentity", adapter=adapter, faces=faces, structure_scale=0.1, label="", no_face="error")
-        assert found[0].tokens["cond"].shape == (10, 64)
-    """
-    run_without(NEVER_NEEDED, script, comfyui_path, pulid_files.models, tmp_path)
+    run_without(NEVER_NEEDED, ENCODING, comfyui_path, pulid_files.models, tmp_path)
+
+
+def test_an_xformers_that_does_not_work_is_not_asked(comfyui_path, pulid_files, photographs, tmp_path):
+    """As on cards and systems that its compiled part was not made for: it imports, and raises when it is used."""
+    np.save(tmp_path / "woman.npy", photographs["woman"])
+    package = tmp_path / "xformers"
+    (package / "ops").mkdir(parents=True)
+    (package / "__init__.py").write_text('__version__ = "0.0.99"\n_has_cpp_library = True\n')
+    (package / "version.py").write_text('__version__ = "0.0.99"\n')
+    (package / "ops" / "__init__.py").write_text(
+        "def __getattr__(name):\n"
+        "    def operator(*arguments, **options):\n"
+        "        raise NotImplementedError('No operator found for ' + name)\n"
+        "    return operator\n"
+    )
+    script = f"import xformers.ops\nassert xformers.__version__ == '0.0.99'\n{textwrap.dedent(ENCODING)}"
+    run_without(NEVER_NEEDED - {"xformers"}, script, comfyui_path, pulid_files.models, tmp_path)
 
 
 def test_all_nodes_register_without_any_optional_package(comfyui_path, pulid_files, tmp_path):
