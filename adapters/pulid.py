@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .attention import Operations
 from .checkpoint import Checkpoint, CheckpointError, fingerprint, load_strictly, read_tensors, save_tensors
@@ -125,6 +125,13 @@ def save_pulid(
     path: str | Path, adapter: PuLID, dtype: torch.dtype | None = None, metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write the adapter under the released keys as .safetensors; dtype None keeps the weights'."""
+    tensors, stated = released_form(adapter)
+    tensors = {key: value.to(dtype or value.dtype) for key, value in tensors.items()}
+    save_tensors(path, tensors, {**stated, **(metadata or {})})
+
+
+def released_form(adapter: PuLID) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The weights under the released keys, and the metadata that tell what tensors do not: numbers of heads."""
     stated = {}
     if isinstance(adapter.sizes.encoder, IDFormerSizes):
         stated[HEADS_KEY] = str(adapter.sizes.encoder.heads)
@@ -132,8 +139,7 @@ def save_pulid(
         stated[BLOCK_HEADS_KEY] = str(adapter.sizes.block.heads)
     state = adapter.state_dict()
     keys = _file_keys(state, _RELEASED_NAMES if adapter.blocks is None else _FLUX_NAMES)
-    tensors = {keys[key]: value.to(dtype or value.dtype) for key, value in state.items()}
-    save_tensors(path, tensors, {**stated, **(metadata or {})})
+    return {keys[key]: value for key, value in state.items()}, stated
 
 
 def _names_in(file: Checkpoint) -> Mapping[str, str]:

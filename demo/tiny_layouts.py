@@ -1,4 +1,4 @@
-"""Key and shape tables of the ComfyUI models: SD 1.5's UNet, TAESD, CLIP text, CLIP vision, ControlNet.
+"""Key and shape tables of the ComfyUI models: UNet and ControlNet of SD 1.5 and SDXL, TAESD, CLIP text, CLIP vision.
 
 Each function returns key -> shape as the file holds it, built from the architecture. With `RELEASED_SIZES` the tables
 are those of the real models (859,520,964 values in the UNet).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TypeVar
 
-from .tiny_sizes import TinySizes
+from .tiny_sizes import TextSizes, TinySizes, UNetSizes
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -45,58 +45,65 @@ def _attention(key: str, width: int, context: int) -> Shapes:
     return shapes | affine(f"{key}.to_out.0", width, width)
 
 
-def _transformer(key: str, width: int, context: int) -> Shapes:
-    block = f"{key}.transformer_blocks.0"
-    shapes = affine(f"{key}.norm", width) | affine(f"{key}.proj_in", width, width, 1, 1)
-    shapes |= _attention(f"{block}.attn1", width, width) | _attention(f"{block}.attn2", width, context)
-    shapes |= affine(f"{block}.ff.net.0.proj", 8 * width, width) | affine(f"{block}.ff.net.2", width, 4 * width)
-    for number in (1, 2, 3):
-        shapes |= affine(f"{block}.norm{number}", width)
-    return shapes | affine(f"{key}.proj_out", width, width, 1, 1)
+def _transformers(key: str, width: int, depth: int, sizes: UNetSizes) -> Shapes:
+    """The stack of transformers in one place of a UNet; none where depth is 0."""
+    kernel = () if sizes.linear else (1, 1)
+    shapes: Shapes = {}
+    for number in range(depth):
+        block = f"{key}.transformer_blocks.{number}"
+        shapes |= _attention(f"{block}.attn1", width, width) | _attention(f"{block}.attn2", width, sizes.context)
+        shapes |= affine(f"{block}.ff.net.0.proj", 8 * width, width) | affine(f"{block}.ff.net.2", width, 4 * width)
+        for norm in (1, 2, 3):
+            shapes |= affine(f"{block}.norm{norm}", width)
+    if depth:
+        shapes |= affine(f"{key}.norm", width)
+        shapes |= affine(f"{key}.proj_in", width, width, *kernel) | affine(f"{key}.proj_out", width, width, *kernel)
+    return shapes
 
 
-def _encoder_half(sizes: TinySizes) -> tuple[Shapes, list[int]]:
-    """Time embedding, input blocks and middle block, which UNet and ControlNet share, and the widths of the skips."""
+def _encoder_half(sizes: UNetSizes) -> tuple[Shapes, list[int]]:
+    """Embeddings, input blocks and middle block, which UNet and ControlNet share, and the widths of the skips."""
     emb = 4 * sizes.model_channels
     shapes = affine("time_embed.0", emb, sizes.model_channels) | affine("time_embed.2", emb, emb)
+    if sizes.labels:
+        shapes |= affine("label_emb.0.0", emb, sizes.labels) | affine("label_emb.0.2", emb, emb)
     shapes |= affine("input_blocks.0.0", sizes.model_channels, sizes.latent_channels, 3, 3)
     skips = [sizes.model_channels]
     last = len(sizes.widths) - 1
-    for level, width in enumerate(sizes.widths):
+    for level, (width, depth) in enumerate(zip(sizes.widths, sizes.depths, strict=True)):
         for _ in range(sizes.num_res_blocks):
             key = f"input_blocks.{len(skips)}"
-            shapes |= _res_block(f"{key}.0", skips[-1], width, emb)
-            if level != last:
-                shapes |= _transformer(f"{key}.1", width, sizes.context)
+            shapes |= _res_block(f"{key}.0", skips[-1], width, emb) | _transformers(f"{key}.1", width, depth, sizes)
             skips.append(width)
         if level != last:
             shapes |= affine(f"input_blocks.{len(skips)}.0.op", width, width, 3, 3)
             skips.append(width)
     width = sizes.widths[-1]
-    shapes |= _res_block("middle_block.0", width, width, emb) | _transformer("middle_block.1", width, sizes.context)
+    shapes |= _res_block("middle_block.0", width, width, emb)
+    shapes |= _transformers("middle_block.1", width, sizes.middle_depth, sizes)
     return shapes | _res_block("middle_block.2", width, width, emb), skips
 
 
-def unet_shapes(sizes: TinySizes) -> Shapes:
-    """Return the table of SD 1.5's UNet, without a prefix."""
+def unet_shapes(sizes: UNetSizes) -> Shapes:
+    """Return the table of a UNet of SD 1.5 or SDXL, without a prefix."""
     shapes, skips = _encoder_half(sizes)
-    emb, last = 4 * sizes.model_channels, len(sizes.widths) - 1
+    emb = 4 * sizes.model_channels
     number, below = 0, sizes.widths[-1]
     for level, width in reversed(list(enumerate(sizes.widths))):
+        depth = sizes.depths[level]
         for block in range(sizes.num_res_blocks + 1):
             key = f"output_blocks.{number}"
             shapes |= _res_block(f"{key}.0", below + skips.pop(), width, emb)
-            if level != last:
-                shapes |= _transformer(f"{key}.1", width, sizes.context)
+            shapes |= _transformers(f"{key}.1", width, depth, sizes)
             if level and block == sizes.num_res_blocks:
-                shapes |= affine(f"{key}.{1 if level == last else 2}.conv", width, width, 3, 3)
+                shapes |= affine(f"{key}.{2 if depth else 1}.conv", width, width, 3, 3)
             number, below = number + 1, width
     shapes |= affine("out.0", sizes.model_channels)
     return shapes | affine("out.2", sizes.latent_channels, sizes.model_channels, 3, 3)
 
 
-def controlnet_shapes(sizes: TinySizes) -> Shapes:
-    """Return the table of an SD 1.5 ControlNet in the original (cldm) naming, without a prefix."""
+def controlnet_shapes(sizes: UNetSizes) -> Shapes:
+    """Return the table of a ControlNet for such a UNet in the original (cldm) naming, without a prefix."""
     shapes, skips = _encoder_half(sizes)
     widths = (sizes.hint_channels, *HINT_WIDTHS, sizes.model_channels)
     for number in range(len(widths) - 1):
@@ -106,7 +113,7 @@ def controlnet_shapes(sizes: TinySizes) -> Shapes:
     return shapes | affine("middle_block_out.0", sizes.widths[-1], sizes.widths[-1], 1, 1)
 
 
-def taesd_shapes(sizes: TinySizes) -> Shapes:
+def taesd_shapes(sizes: UNetSizes) -> Shapes:
     """Return the table of TAESD (encoder and decoder); positions in its two sequences are the key numbers."""
 
     def conv(key: str, outputs: int, inputs: int, bias: bool = True) -> Shapes:
@@ -136,15 +143,20 @@ def _clip_layer(key: str, width: int, feed_forward: int) -> Shapes:
     return shapes | affine(f"{key}.mlp.fc1", feed_forward, width) | affine(f"{key}.mlp.fc2", width, feed_forward)
 
 
-def text_shapes(sizes: TinySizes) -> Shapes:
-    """Return the table of the CLIP text encoder as SD 1.5 checkpoints hold it: without a projection."""
+def clip_text_shapes(sizes: TextSizes) -> Shapes:
+    """Return the table of a CLIP text encoder in the naming of transformers, without a projection."""
     shapes: Shapes = {
-        "text_model.embeddings.token_embedding.weight": (sizes.vocabulary, sizes.context),
-        "text_model.embeddings.position_embedding.weight": (sizes.text_positions, sizes.context),
+        "text_model.embeddings.token_embedding.weight": (sizes.vocabulary, sizes.width),
+        "text_model.embeddings.position_embedding.weight": (sizes.positions, sizes.width),
     }
-    for layer in range(sizes.text_layers):
-        shapes |= _clip_layer(f"text_model.encoder.layers.{layer}", sizes.context, sizes.text_feed_forward)
-    return shapes | affine("text_model.final_layer_norm", sizes.context)
+    for layer in range(sizes.layers):
+        shapes |= _clip_layer(f"text_model.encoder.layers.{layer}", sizes.width, sizes.feed_forward)
+    return shapes | affine("text_model.final_layer_norm", sizes.width)
+
+
+def text_shapes(sizes: TinySizes) -> Shapes:
+    """Return the table of the CLIP text encoder as SD 1.5 checkpoints hold it."""
+    return clip_text_shapes(sizes.text)
 
 
 def vision_shapes(sizes: TinySizes) -> Shapes:

@@ -6,26 +6,18 @@ released models, only widths are small. The files of UniPortrait carry the relea
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import io
-import json
-import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from . import colour_path, tiny_layouts, tiny_uniportrait, tiny_weights, trained
+from .model_folder import code_digest, half, pickled, write_models
 from .tiny_layouts import under
 from .tiny_sizes import TinySizes
 from .tiny_weights import random_weights
-
-logger = logging.getLogger("likeness.demo")
 
 MANIFEST = "likeness-tiny-models.json"
 RANDOM, TRAINED = "random", "trained"
@@ -71,23 +63,11 @@ def write_tiny_models(
     """
     sizes = sizes or TinySizes()
     models = TinyModels(Path(folder))
-    manifest = _read_manifest(models.folder)
-    recipe = {"seed": seed, "sizes": repr(sizes), "weights": weights, "code": _code_digest(weights)}
-    if manifest.get("recipe") == recipe and _is_whole(models, manifest["sha256"]):
-        return models
-    foreign = [path for name, path in models.paths.items() if path.exists() and name not in manifest.get("sha256", {})]
-    if foreign:
-        raise ValueError(
-            f"{foreign[0]} is not one of the tiny models and would be overwritten: "
-            "give a models folder of its own, or move this file away"
-        )
-    contents = tiny_files(models, sizes, seed, weights)
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    # The manifest comes first: after a crash it lists what is missing, and nothing of ours is taken for foreign.
-    _write_atomically(models.folder / MANIFEST, json.dumps({"recipe": recipe, "sha256": digests}, indent=1).encode())
-    for name, content in contents.items():
-        _write_atomically(models.paths[name], content)
-    logger.info("wrote %d tiny models, %.1f MB, to %s", len(contents), sum(map(len, contents.values())) / 1e6, folder)
+    modules = (colour_path, tiny_layouts, tiny_uniportrait, tiny_weights, trained)
+    shipped = sorted(trained.FOLDER.glob("*.safetensors")) if weights == TRAINED else []
+    code = code_digest(modules, shipped)
+    recipe = {"seed": seed, "sizes": repr(sizes), "weights": weights, "code": code}
+    write_models(models.folder / MANIFEST, models.paths, recipe, lambda: tiny_files(models, sizes, seed, weights))
     return models
 
 
@@ -99,17 +79,17 @@ def tiny_files(models: TinyModels, sizes: TinySizes, seed: int, weights: str = R
         faceid, router = _parts(trained.part("faceid")), _parts(trained.part("router"))
     else:
         checkpoint, vision, backbone = _checkpoint(sizes, seed), _vision(sizes, seed), _backbone(sizes, seed)
-        faceid, router = _faceid(sizes, seed), {"faceid_adapter": _half(_router_adapter(sizes, seed))}
+        faceid, router = _faceid(sizes, seed), {"faceid_adapter": half(_router_adapter(sizes, seed))}
     heads = {"likeness.heads": str(sizes.resampler_heads)}
     return {
-        models.checkpoint: safetensors.torch.save(_half(checkpoint)),
-        models.controlnet: safetensors.torch.save(_half(_controlnet(sizes, seed))),
-        models.clip_vision: safetensors.torch.save(_half(vision)),
-        models.faceid: _pickled(faceid),
+        models.checkpoint: safetensors.torch.save(half(checkpoint)),
+        models.controlnet: safetensors.torch.save(half(_controlnet(sizes, seed))),
+        models.clip_vision: safetensors.torch.save(half(vision)),
+        models.faceid: pickled(faceid),
         models.faceid_safetensors: safetensors.torch.save(_flat(faceid), metadata=heads),
-        models.router: _pickled(router),
+        models.router: pickled(router),
         models.router_safetensors: safetensors.torch.save(_flat(router)),
-        models.backbone: _pickled(backbone),  # released in float32, as a flat dict
+        models.backbone: pickled(backbone),  # released in float32, as a flat dict
         models.image_prompt: safetensors.torch.save(_flat(_image_prompt(sizes, seed))),
     }
 
@@ -147,8 +127,8 @@ def _faceid(sizes: TinySizes, seed: int) -> dict[str, dict[str, Tensor]]:
     resampler = random_weights("resampler", tiny_uniportrait.resampler_shapes(sizes), rules, seed)
     tiny_weights.take_out_means(resampler, r"proj_(id|clip)\.2\.weight")
     return {
-        "faceid_proj": _half(resampler),
-        "faceid_adapter": _half(random_weights("faceid", adapter, rules, seed)),
+        "faceid_proj": half(resampler),
+        "faceid_adapter": half(random_weights("faceid", adapter, rules, seed)),
     }
 
 
@@ -162,13 +142,9 @@ def _router_adapter(sizes: TinySizes, seed: int) -> dict[str, Tensor]:
 def _image_prompt(sizes: TinySizes, seed: int) -> dict[str, dict[str, Tensor]]:
     rules = tiny_weights.UNIPORTRAIT_RULES
     return {
-        "image_proj": _half(random_weights("image", tiny_uniportrait.image_projection_shapes(sizes), rules, seed)),
-        "ip_adapter": _half(random_weights("ip", tiny_uniportrait.projection_shapes(sizes, "ip"), rules, seed)),
+        "image_proj": half(random_weights("image", tiny_uniportrait.image_projection_shapes(sizes), rules, seed)),
+        "ip_adapter": half(random_weights("ip", tiny_uniportrait.projection_shapes(sizes, "ip"), rules, seed)),
     }
-
-
-def _half(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: tensor.half() for key, tensor in tensors.items()}
 
 
 def _flat(parts: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -182,40 +158,3 @@ def _parts(flat: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         part, rest = key.split(".", 1)
         parts.setdefault(part, {})[rest] = tensor
     return parts
-
-
-def _pickled(content: object) -> bytes:
-    buffer = io.BytesIO()  # a path would write its name into the archive
-    torch.save(content, buffer)
-    return buffer.getvalue()
-
-
-def _code_digest(weights: str) -> str:
-    """Digest of what makes the weights, so that a change here makes new files."""
-    modules = (colour_path, tiny_layouts, tiny_uniportrait, tiny_weights, trained)
-    sources = [Path(inspect.getfile(module)).read_bytes() for module in modules]
-    if weights == TRAINED:
-        sources += [path.read_bytes() for path in sorted(trained.FOLDER.glob("*.safetensors"))]
-    return hashlib.sha256(b"".join(sources)).hexdigest()
-
-
-def _read_manifest(folder: Path) -> dict:
-    path = folder / MANIFEST
-    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
-
-
-def _is_whole(models: TinyModels, digests: Mapping[str, str]) -> bool:
-    return all(
-        path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == digests.get(name)
-        for name, path in models.paths.items()
-    )
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

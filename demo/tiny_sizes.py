@@ -6,23 +6,59 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class TinySizes:
+class UNetSizes:
+    """Sizes of a UNet of the family of SD 1.5 and SDXL, and of its ControlNet; the defaults are the tiny SD 1.5's.
+
+    GroupNorm wants multiples of 32 channels. Two channels to a group at least: over one channel alone it takes out the
+    mean of the noise, which then stays in the picture as a cast of colour. SD 1.5 has 8 heads at every level.
+    """
+
+    model_channels: int = 64
+    channel_mult: tuple[int, ...] = (1, 1, 1, 1)
+    num_res_blocks: int = 2
+    depths: tuple[int, ...] = (1, 1, 1, 0)  # transformers in each place of a level
+    middle_depth: int = 1
+    linear: bool = False  # projections around the transformers: linear in SDXL, convolutions in SD 1.5
+    labels: int = 0  # SDXL's pooled text and six numbers about the picture's size; 0 for SD 1.5, which is told nothing
+    latent_channels: int = 8  # twice SD 1.5's: pictures are small, and a face must fit into few cells
+    hint_channels: int = 3
+    context: int = 64
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the UNet's levels, finest first."""
+        return tuple(self.model_channels * mult for mult in self.channel_mult)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """Channels of the attention layers in the released order: down, up, middle; self and cross alternate."""
+        levels = list(zip(self.widths, self.depths, strict=True))
+        down = [width for width, depth in levels for _ in range(self.num_res_blocks * depth)]
+        up = [width for width, depth in reversed(levels) for _ in range((self.num_res_blocks + 1) * depth)]
+        middle = [self.widths[-1]] * self.middle_depth
+        return tuple(width for width in [*down, *up, *middle] for _ in ("attn1", "attn2"))
+
+
+@dataclass(frozen=True)
+class TextSizes:
+    """Sizes of a CLIP text encoder. Tokenizer and vocabulary are always the real ones, and so are 77 positions."""
+
+    width: int = 32
+    layers: int = 3  # SDXL takes the last but one, and ComfyUI wants one more
+    feed_forward: int = 64
+    vocabulary: int = 49408
+    positions: int = 77
+
+
+@dataclass(frozen=True)
+class TinySizes(UNetSizes):
     """Sizes of a whole set of models: SD 1.5, its ControlNet, CLIP vision and the files of UniPortrait.
 
     The defaults are the tiny set; `RELEASED_SIZES` gives the real one, for which the same tables hold.
     """
 
-    # SD 1.5 (GroupNorm wants multiples of 32 channels; 8 heads at every level). Two channels to a group at least: over
-    # one channel alone it takes out the mean of the noise, which then stays in the picture as a cast of colour.
-    model_channels: int = 64
-    channel_mult: tuple[int, ...] = (1, 1, 1, 1)
-    num_res_blocks: int = 2
-    latent_channels: int = 8  # twice SD 1.5's: pictures are small, and a face must fit into few cells
-    hint_channels: int = 3
-
     # CLIP text encoder; its width is the context width of the UNet. Tokenizer and vocabulary are the real ones.
     # Head counts are not in the files: `models_pack` takes text heads of 16 and vision heads of 32 channels.
-    context: int = 64
     text_layers: int = 2
     text_feed_forward: int = 128
     vocabulary: int = 49408
@@ -51,17 +87,9 @@ class TinySizes:
     lora_rank: int = 8
 
     @property
-    def widths(self) -> tuple[int, ...]:
-        """Channels of the UNet's levels, finest first."""
-        return tuple(self.model_channels * mult for mult in self.channel_mult)
-
-    @property
-    def layer_widths(self) -> tuple[int, ...]:
-        """Channels of the 32 attention layers in the released order: down, up, middle; self and cross alternate."""
-        attended = self.widths[:-1]
-        down = [width for width in attended for _ in range(self.num_res_blocks)]
-        up = [width for width in reversed(attended) for _ in range(self.num_res_blocks + 1)]
-        return tuple(width for width in [*down, *up, self.widths[-1]] for _ in ("attn1", "attn2"))
+    def text(self) -> TextSizes:
+        """The text encoder alone."""
+        return TextSizes(self.context, self.text_layers, self.text_feed_forward, self.vocabulary, self.text_positions)
 
     @property
     def structure_width(self) -> int:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .colour_path import pass_colours_through
 from .tiny_layouts import Shapes
-from .tiny_sizes import TinySizes
+from .tiny_sizes import UNetSizes
 
 Rules = Sequence[tuple[str, float]]  # (pattern searched in the key, gain); the first that is found counts, else 1
 
@@ -38,9 +38,28 @@ TAESD_RULES: Rules = (
     (r"\.conv\.", 1.4),  # ReLU halves the variance
 )
 CLIP_RULES: Rules = (
-    (r"\.bias$", 0.05),
-    (r"position_embedding", 0.3),
+    (r"bias$", 0.05),
+    (r"position(al)?_embedding", 0.3),
     (r"\.[qk]_proj\.", 1.5),
+)
+FLUX_RULES: Rules = (
+    (r"\.bias$", 0.1),
+    (r"(time_in|vector_in|guidance_in)\.", 1.3),  # SiLU loses variance
+    (r"(_mod|modulation)\.lin\.", 0.7),
+)
+EVA_RULES: Rules = (
+    (r"bias$", 0.05),
+    (r"(pos_embed|cls_token)$", 0.3),
+    (r"patch_embed\.proj\.weight", 3.0),
+    (r"\.[qk]_proj\.", 1.5),
+)
+PARSER_RULES: Rules = ((r"\.conv.*\.weight$", 1.4),)  # ReLU halves the variance
+PULID_RULES: Rules = (
+    (r"bias$", 0.1),
+    (r"/encoder\.latents", 0.1),  # they only ask, so that the answer is the face's
+    (r"/(projections|blocks)\.", 2.0),  # strong enough to be seen
+    (r"\.(to_q|to_kv)\.", 1.7),
+    (r"mapping.*\.[036]\.", 1.5),
 )
 UNIPORTRAIT_RULES: Rules = (
     (r"\.bias$", 0.1),
@@ -57,7 +76,15 @@ BACKBONE_RULES: Rules = (
     (r"res_layer\.5\.", 0.25),  # 49 residual branches add up, and statistics at rest normalise nothing
     (r"res_layer\.4\.", 1.4),
 )
-UNSCALED = ("embedding.weight", "latents", ".bias")  # tables and vectors: std is the gain itself
+UNSCALED = (
+    "embedding",
+    "embedding.weight",
+    "shared.weight",
+    "latents",
+    "pos_embed",
+    "cls_token",
+    "bias",
+)  # tables and vectors: std is the gain itself
 STRUCTURE_GAIN = 0.15  # what the UNet predicts beside noise; times the first sigma (14.6) it is left in the latent
 SKIP_GAIN = 0.25
 TEXTURE_GAIN = 0.08
@@ -79,14 +106,14 @@ def _random_tensor(key: str, shape: tuple[int, ...], rules: Rules, seed: int) ->
     if key.endswith("running_var"):
         return torch.ones(shape)
     gain = next((gain for pattern, gain in rules if re.search(pattern, key)), 1.0)
-    if len(shape) == 1 and key.endswith(".weight"):
+    if len(shape) == 1 and key.endswith((".weight", ".scale")):
         return torch.full(shape, gain)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode()) ^ seed))
     fan_in = 1 if key.endswith(UNSCALED) or noise.ndim < 2 else noise[0].numel()
     return noise * (gain / fan_in**0.5)
 
 
-def pass_noise_through(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
+def pass_noise_through(unet: Mapping[str, Tensor], sizes: UNetSizes) -> None:
     """Change a UNet's weights in place so that it predicts its normalised input plus `STRUCTURE_GAIN` times the rest.
 
     The first convolution writes x and -x to the first channels, the last block keeps them apart, and the output layer
@@ -96,7 +123,10 @@ def pass_noise_through(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
     centre = torch.eye(sizes.latent_channels).repeat_interleave(2, 0)
     centre[1::2] *= -1  # (pairs, latent): x0, -x0, x1, -x1, ...
     last = f"output_blocks.{(sizes.num_res_blocks + 1) * len(sizes.channel_mult) - 1}"
-    for key in ("input_blocks.0.0", f"{last}.0.skip_connection", f"{last}.0.out_layers.3", f"{last}.1.proj_out"):
+    paths = ["input_blocks.0.0", f"{last}.0.skip_connection", f"{last}.0.out_layers.3"]
+    if sizes.depths[0]:
+        paths.append(f"{last}.1.proj_out")
+    for key in paths:
         unet[f"{key}.weight"][:pairs] = 0
         unet[f"{key}.bias"][:pairs] = 0
     unet["input_blocks.0.0.weight"][:pairs, :, 1, 1] = centre
@@ -111,7 +141,7 @@ def pass_noise_through(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
         unet[key].zero_()
 
 
-def prefer_coarse(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
+def prefer_coarse(unet: Mapping[str, Tensor], sizes: UNetSizes) -> None:
     """Change a UNet's weights in place so that its decoder listens more to the coarser level than to the skips.
 
     The skips carry the noise of the latent; what text and identities say is then seen as blobs, not as grain.
@@ -124,21 +154,24 @@ def prefer_coarse(unet: Mapping[str, Tensor], sizes: TinySizes) -> None:
             unet[f"{key}.{name}.weight"][:, below:] *= SKIP_GAIN
 
 
-def show_colours_and_texture(taesd: Mapping[str, Tensor], latent_scale: float) -> None:
-    """Change TAESD's weights in place so that colours come through, with a little random texture on them."""
+def show_colours_and_texture(taesd: Mapping[str, Tensor], latent_scale: float, latent_shift: float = 0.0) -> None:
+    """Change TAESD's weights in place so that colours come through, with a little random texture on them.
+
+    scale and shift are those of the base model's latents: ComfyUI takes them out before decoding, TAESD puts them back.
+    """
     texture = taesd["taesd_decoder.19.weight"]
     texture -= texture.mean(1, keepdim=True)  # the features are positive, and would make one colour cast
     texture *= TEXTURE_GAIN
     pass_colours_through(taesd)
     taesd["vae_scale"].fill_(latent_scale)
-    taesd["vae_shift"].zero_()
+    taesd["vae_shift"].fill_(latent_shift)
 
 
 def take_out_means(tensors: Mapping[str, Tensor], pattern: str) -> None:
     """Change the matrices whose keys match in place so that they ignore the mean of their inputs.
 
-    What comes out of GELU or PReLU has a mean that is much the same for every face and position: with it, all faces
-    would get nearly the same tokens, and one identity would win the routing everywhere.
+    What comes out of GELU, ReLU or PReLU has a mean that is much the same for every face and position: with it, all
+    faces would get nearly the same tokens, one identity would win the routing, one class the parsing everywhere.
     """
     for key, weight in tensors.items():
         if re.search(pattern, key):

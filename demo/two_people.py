@@ -17,7 +17,7 @@ from ..host.environment import ROOT, ComfyUI
 from ..host.progress import Progress
 from ..host.server import ComfyServer
 from .photographs import packaged_photographs
-from .tiny_models import TinyModels, write_tiny_models
+from .tiny_models import write_tiny_models
 from .workflow import EditableGraph, nodes_of, on_tiny_models, shipped_workflow, title
 
 WORKFLOW = "uniportrait-two-people"
@@ -56,20 +56,20 @@ def draw_two_people(comfyui: ComfyUI, request: Request) -> None:
         # on Windows a file may stay open a moment longer than the server
         base = Path(stack.enter_context(tempfile.TemporaryDirectory("-likeness-demo", ignore_cleanup_errors=True)))
         with step(1, 3, "Writing tiny models with random weights"):
-            models = write_tiny_models(base / "models")
+            write_tiny_models(base / "models")
         with step(2, 3, "Starting ComfyUI without a browser"):
             server = stack.enter_context(ComfyServer(comfyui, base, packs=[ROOT / "demo" / "models_pack"]))
-        files = _draw(server.client, request, photos, models)
+        files = _draw(server.client, request, photos)
     say(f"\nDone in {time.monotonic() - start:.0f} s. Pictures in {request.output.absolute()}:")
     for path, text in files.items():
         say(f"  {path.name:17} {text}")
     say(f"\n{DISCLAIMER}")
 
 
-def demo_graph(request: Request, models: TinyModels, pictures: tuple[str, str]) -> EditableGraph:
+def demo_graph(request: Request, pictures: tuple[str, str]) -> EditableGraph:
     """Return the shipped workflow, changed as the request says; `pictures` are names in ComfyUI's input folder."""
     names = {f"person-{number}.jpg": name for number, name in enumerate(pictures, 1)}
-    graph = on_tiny_models(shipped_workflow(WORKFLOW), models, names)
+    graph = on_tiny_models(shipped_workflow(WORKFLOW), names)
 
     def change(node_id: str, **inputs: Any) -> None:
         graph[node_id]["inputs"].update(inputs)
@@ -91,10 +91,10 @@ def demo_graph(request: Request, models: TinyModels, pictures: tuple[str, str]) 
     return graph
 
 
-def _draw(client: ComfyClient, request: Request, photos: tuple[Path, Path], models: TinyModels) -> dict[Path, str]:
+def _draw(client: ComfyClient, request: Request, photos: tuple[Path, Path]) -> dict[Path, str]:
     """Run the graph and write its pictures; return what each shows by path."""
     uploaded = [client.upload(photo, f"person-{number}{photo.suffix}") for number, photo in enumerate(photos, 1)]
-    graph = demo_graph(request, models, (uploaded[0], uploaded[1]))
+    graph = demo_graph(request, (uploaded[0], uploaded[1]))
 
     def show(progress: Progress) -> None:
         steps = f", step {progress.value} of {progress.maximum}" if progress.maximum else ""

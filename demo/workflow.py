@@ -8,15 +8,20 @@ from typing import Any
 
 from ..host.environment import ROOT
 from .tiny_models import TinyModels
+from .tiny_pulid import TinyPulidModels
 
 FOLDER = ROOT / "workflows" / "api"
 EditableGraph = dict[str, dict[str, Any]]  # ComfyUI's API format: {node id: {"class_type", "inputs", "_meta"}}
 
-# Published file name -> its counterpart in TinyModels. UniPortrait's own tiny files carry the published names.
+# Published file name -> its counterpart. The tiny files of UniPortrait and PuLID carry the published names.
 COUNTERPARTS = {
-    "realisticVisionV51_v51VAE.safetensors": "checkpoint",
-    "control_v11p_sd15_openpose.pth": "controlnet",
-    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": "clip_vision",
+    "realisticVisionV51_v51VAE.safetensors": TinyModels.checkpoint,
+    "control_v11p_sd15_openpose.pth": TinyModels.controlnet,
+    "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": TinyModels.clip_vision,
+    "sd_xl_base_1.0.safetensors": TinyPulidModels.sdxl,
+    "sdxl_lightning_4step.safetensors": TinyPulidModels.sdxl,
+    "OpenPoseXL2.safetensors": TinyPulidModels.controlnet,
+    "flux1-dev-fp8.safetensors": TinyPulidModels.flux,
 }
 LOADERS = {"CLIPVisionLoader": "LikenessDemo_LoadCLIPVision"}  # the stock loader refuses the tiny tower
 
@@ -27,12 +32,12 @@ def shipped_workflow(name: str) -> EditableGraph:
     return graph
 
 
-def on_tiny_models(graph: EditableGraph, models: TinyModels, pictures: Mapping[str, str]) -> EditableGraph:
+def on_tiny_models(graph: EditableGraph, pictures: Mapping[str, str]) -> EditableGraph:
     """Return the graph with the tiny models in place of the published ones.
 
     `pictures` maps file names that the workflow's Load Image nodes show to names in ComfyUI's input folder.
     """
-    names = {published: getattr(models, field) for published, field in COUNTERPARTS.items()} | dict(pictures)
+    names = COUNTERPARTS | dict(pictures)
     changed: EditableGraph = {}
     for node_id, node in graph.items():
         inputs = {

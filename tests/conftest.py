@@ -112,26 +112,10 @@ def golden() -> Callable[[str, str], Golden]:
 @pytest.fixture(scope="session")
 def recogniser_model() -> Callable[..., bytes]:
     """`recogniser_model(side=112, batch="batch")`: an ONNX file whose embedding is the mean colours of quarters."""
-    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    from likeness.demo.tiny_recogniser import recogniser
 
-    def build(side: int = 112, batch: str | int = "batch") -> bytes:
-        node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
-        half = side // 2
-        nodes = [
-            node("AveragePool", ["x"], ["pooled"], kernel_shape=[half, half], strides=[half, half]),
-            node("Flatten", ["pooled"], ["y"]),
-        ]
-        graph = onnx.helper.make_graph(
-            nodes,
-            "recogniser",
-            [info("x", onnx.TensorProto.FLOAT, [batch, 3, side, side])],
-            [info("y", onnx.TensorProto.FLOAT, [batch, 12])],
-        )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-        return model.SerializeToString()
-
-    return build
+    return recogniser
 
 
 @pytest.fixture(scope="session")
@@ -177,6 +161,14 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="session")
+def tiny_pulid_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The demo's tiny models for PuLID, written once: a TinyPulidModels."""
+    from likeness.demo.tiny_pulid import write_tiny_pulid_models
+
+    return write_tiny_pulid_models(tmp_path_factory.mktemp("pulid-models"))
+
+
 @pytest.fixture(scope="module")
 def models_pack(comfyui_path: Path) -> Iterator[ModuleType]:
     """The demo's models pack, loaded into this process as ComfyUI does, and taken out again."""
@@ -186,6 +178,7 @@ def models_pack(comfyui_path: Path) -> Iterator[ModuleType]:
     spec = importlib.util.spec_from_file_location("tiny_models_pack", ROOT / "demo" / "models_pack" / "__init__.py")
     assert spec is not None and spec.loader is not None
     pack = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = pack  # as ComfyUI does; the pack's own modules are found below it
     spec.loader.exec_module(pack)
     known = list(comfy.supported_models.models)
 
@@ -195,6 +188,8 @@ def models_pack(comfyui_path: Path) -> Iterator[ModuleType]:
     asyncio.run(load())
     yield pack
     comfy.supported_models.models[:] = known
+    for name in [name for name in sys.modules if name.split(".")[0] == spec.name]:
+        del sys.modules[name]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from likeness.demo.__main__ import main
 from likeness.demo.photographs import packaged_photographs
-from likeness.demo.tiny_models import TinyModels
 from likeness.demo.two_people import HEIGHT, WIDTH, Request, demo_graph
 from likeness.faces.pictures import open_picture
 from likeness.host.environment import CACHE_VARIABLE, FOLDER_VARIABLE, PYTHON_VARIABLE, ROOT
@@ -73,9 +72,8 @@ def test_without_a_comfyui_it_points_to_the_launcher(monkeypatch, capsys):
 
 
 def test_the_options_reach_the_graph(tmp_path):
-    models = TinyModels(tmp_path)
-    plain = demo_graph(Request(tmp_path), models, ("a.png", "b.jpg"))
-    own = demo_graph(Request(tmp_path, (Path("a"), Path("b")), "two people on the moon", 7), models, ("a.png", "b.jpg"))
+    plain = demo_graph(Request(tmp_path), ("a.png", "b.jpg"))
+    own = demo_graph(Request(tmp_path, (Path("a"), Path("b")), "two people on the moon", 7), ("a.png", "b.jpg"))
     changed = {
         (plain[node_id]["class_type"], key): (value, own[node_id]["inputs"][key])
         for node_id in plain

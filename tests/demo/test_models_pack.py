@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
-from likeness.demo import tiny_layouts
+from likeness.demo import tiny_flux, tiny_layouts
+from likeness.demo.tiny_pulid_sizes import RELEASED_PULID_SIZES, PulidSizes
 from likeness.demo.tiny_sizes import RELEASED_SIZES, TinySizes
 from safetensors.torch import load_file
 
@@ -103,22 +105,30 @@ def test_another_file_is_refused_with_its_name(tiny_models, models_pack, monkeyp
         models_pack.LoadCLIPVision.execute(path.name)
 
 
-def test_real_models_are_recognised_as_before(models_pack):
+REAL = {
+    "SD15": tiny_layouts.unet_shapes(RELEASED_SIZES),
+    "SDXL": tiny_layouts.unet_shapes(RELEASED_PULID_SIZES.sdxl),
+    "Flux": tiny_flux.flux_shapes(RELEASED_PULID_SIZES.flux),
+}
+
+
+@pytest.mark.parametrize("family", REAL)
+def test_real_models_are_recognised_as_before(family, models_pack):
     import comfy.model_detection
     import comfy.supported_models
 
-    shapes = tiny_layouts.under("model.diffusion_model.", tiny_layouts.unet_shapes(RELEASED_SIZES))
+    shapes = tiny_layouts.under("model.diffusion_model.", REAL[family])
     real = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     config = comfy.model_detection.model_config_from_unet(real, "model.diffusion_model.")
-    assert type(config) is comfy.supported_models.SD15
-    assert comfy.supported_models.models[-1] is models_pack.TinySD15
-    assert comfy.supported_models.models.count(models_pack.TinySD15) == 1
+    assert type(config) is getattr(comfy.supported_models, family)
+    assert comfy.supported_models.models.count(getattr(models_pack, f"Tiny{family}")) == 1
 
 
-def test_models_of_other_widths_stay_unknown():
+@pytest.mark.parametrize("sizes", [TinySizes(model_channels=96), replace(PulidSizes().sdxl, model_channels=96)])
+def test_models_of_other_widths_stay_unknown(sizes):
     import comfy.model_detection
 
-    shapes = tiny_layouts.unet_shapes(TinySizes(model_channels=96))
+    shapes = tiny_layouts.unet_shapes(sizes)
     other = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     assert comfy.model_detection.model_config_from_unet(other, "") is None
 

@@ -6,8 +6,9 @@ import math
 
 import pytest
 from likeness.adapters.layers import SD15_LAYERS
-from likeness.demo import tiny_layouts, tiny_uniportrait
+from likeness.demo import tiny_eva, tiny_flux, tiny_layouts, tiny_uniportrait
 from likeness.demo.tiny_layouts import Shapes
+from likeness.demo.tiny_pulid_sizes import RELEASED_PULID_SIZES
 from likeness.demo.tiny_sizes import RELEASED_SIZES, TinySizes
 
 # C(L) of section 8: down 320 320 640 640 1280 1280, up 1280 x3 640 x3 320 x3, middle 1280; two layers each
@@ -109,8 +110,14 @@ def test_the_backbone_has_the_released_keys():
         (19_169_280, tiny_uniportrait.projection_shapes(RELEASED_SIZES, "faceid")),
         (87_655_056, tiny_uniportrait.routing_shapes(RELEASED_SIZES)),
         (65_220_569, tiny_uniportrait.backbone_shapes(RELEASED_SIZES)),
+        (2_567_463_684, tiny_layouts.unet_shapes(RELEASED_PULID_SIZES.sdxl)),
+        (694_659_840, tiny_flux.open_clip_text_shapes(RELEASED_PULID_SIZES.clip_g)),
+        (11_901_408_320, tiny_flux.flux_shapes(RELEASED_PULID_SIZES.flux)),
+        (4_762_310_656, tiny_flux.t5_shapes(RELEASED_PULID_SIZES.flux.t5)),
+        (304_432_832 + 576 * 64, tiny_eva.eva_shapes(RELEASED_PULID_SIZES.eva)),  # with the rotary constant
     ],
-    ids=["unet", "controlnet", "text", "vision", "resampler", "lora", "projections", "routers", "backbone"],
+    ids=["unet", "controlnet", "text", "vision", "resampler", "lora", "projections", "routers", "backbone"]
+    + ["sdxl", "open-clip", "flux", "t5", "eva"],
 )
 def test_the_released_sizes_give_the_published_parameter_counts(values, shapes):
     assert number_of_values(shapes) == values

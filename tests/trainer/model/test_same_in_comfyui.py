@@ -103,7 +103,7 @@ def theirs(tiny_models: TinyModels, models_pack: Any) -> Theirs:
         str(paths[tiny_models.checkpoint]), output_vae=False, model_options={"dtype": torch.float32}
     )[:3]
     tower = comfy.clip_vision.ClipVisionModel(
-        models_pack._vision_config(load_file(paths[tiny_models.clip_vision]), tiny_models.clip_vision)
+        models_pack.clip_vision.vision_config(load_file(paths[tiny_models.clip_vision]), tiny_models.clip_vision)
     )
     tower.load_sd(load_file(paths[tiny_models.clip_vision]))
     weights = load_uniportrait(paths[tiny_models.faceid], paths[tiny_models.router], operations=comfy.ops.manual_cast)
