@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from comfy.patcher_extension import WrapperExecutor
 
 SIGMA_KEY = "likeness_sigma"
+SLOTS_KEY = "likeness_slots"  # all replace patches of this call, which ComfyUI does not hand to the patches themselves
 REACHED_SHARE = (
     0.25  # step caches skip half to two thirds of the blocks and carry the identity on; below this it is lost
 )
@@ -174,6 +175,7 @@ def follow_runs(model: ModelPatcher, patch: RunPatch, num_layers: int) -> None:
             sigma = options[SIGMA_KEY] = float(t.flatten()[0])
         call = _begin_call(patch, options, x, executor.class_obj) if patch.window.contains(sigma) else None
         options[patch.key] = call
+        options[SLOTS_KEY] = options.get("patches_replace", {})
         token = _CURRENT.set({**_CURRENT.get({}), patch.key: call})
         try:
             result = executor(x, t, c_concat, c_crossattn, control, options, **kwargs)

@@ -12,7 +12,7 @@ from comfy.patcher_extension import CallbacksMP
 
 from ..adapters.attention import AttentionFunction
 from ..adapters.layers import AttentionLayer, FluxPlace
-from .sampling_run import SIGMA_KEY
+from .sampling_run import SIGMA_KEY, SLOTS_KEY
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,7 @@ class AttentionSlot(Slot):
 
     def __init__(self, previous: Patch | None) -> None:
         super().__init__(previous)
+        self.hides: tuple[str, tuple[str, int]] | None = None  # kind and key of a slot that ours comes before
         self._added: tuple[tuple[Callable[..., torch.Tensor], dict[str, Any]], ...] = ()
 
     def __call__(
@@ -83,8 +84,12 @@ class AttentionSlot(Slot):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]
     ) -> torch.Tensor:
         """What ComfyUI, or the patch that was here before, would compute."""
-        if self.previous is not None:
-            return self.previous(q, k, v, extra_options)
+        previous = self.previous
+        if self.hides is not None:  # asked now: it may have been filled, or filled anew, after ours
+            kind, key = self.hides
+            previous = extra_options.get(SLOTS_KEY, {}).get(kind, {}).get(key, previous)
+        if previous is not None:
+            return previous(q, k, v, extra_options)
         return host_attention(extra_options)(q, k, v, extra_options["n_heads"])
 
     def add(self, callback: Callable[..., torch.Tensor], **kwargs: Any) -> None:
@@ -123,13 +128,16 @@ def fill_slot(
 
     ComfyUI looks for a slot under (block, number, index of the transformer in that block), then under (block, number).
     The short key is what packs use and look up for SD 1.5, whose blocks hold one transformer each; for SDXL they use
-    the long one (`by_index`). A patch under the other key is wrapped too: ours would hide it.
+    the long one (`by_index`). Ours there would hide a patch under the short key, whether it came before or comes later,
+    so that ours calls it.
     """
     slots = model.model_options["transformer_options"].get("patches_replace", {}).get(layer.kind, {})
     short = (layer.block, layer.block_id)
     long = (*short, layer.index)
     key = long if by_index or long in slots else short
-    model.set_model_patch_replace(make(slots.get(key, slots.get(short))), layer.kind, *key)
+    patch = make(slots.get(key))
+    patch.hides = (layer.kind, short) if key == long and long not in slots else None
+    model.set_model_patch_replace(patch, layer.kind, *key)
     _own_slots(model)
 
 

@@ -188,3 +188,34 @@ def test_packed_weights_of_the_model_are_never_read(
     found, expected = (lab.sample(apply(model, edition, [0, 1])) for model in (packed, wide))
     torch.testing.assert_close(found, expected, **SAME)
     assert (found - lab.sample(packed)).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("order", ["before", "after", "both"])
+def test_a_patch_for_whole_blocks_counts_in_any_order(make_sdxl: Any, lab_of_base: Any, apply: Any, order: str) -> None:
+    """Some packs fill the slot of a block, not of each transformer in it; ours, under the longer name, come first."""
+    from comfy.ldm.modules.attention import optimized_attention
+
+    def patch_for(amount: float, previous: Any = None) -> Any:
+        def theirs(q: Any, k: Any, v: Any, options: dict[str, Any]) -> torch.Tensor:
+            out = previous(q, k, v, options) if previous else optimized_attention(q, k, v, options["n_heads"])
+            return out + amount * q
+
+        return theirs
+
+    lab, plain, first = lab_of_base("SDXL"), make_sdxl(), patch_for(0.1)
+    expected = plain.clone()
+    for block in (("input", 4), ("middle", 0)):
+        expected.set_model_attn2_replace(patch_for(0.1 if order == "before" else 0.2), *block)
+    whole = lab.predict(apply(expected, "pulid-v1.1")).positive  # one before ours
+    model = plain.clone()
+    for block in (("input", 4), ("middle", 0)):
+        if order != "after":
+            model.set_model_attn2_replace(first, *block)
+    patched = apply(model, "pulid-v1.1")
+    for block in (("input", 4), ("middle", 0)):
+        if order != "before":
+            again = patch_for(0.2) if order == "after" else patch_for(0.1, first)
+            patched.set_model_attn2_replace(again, *block)
+    torch.testing.assert_close(lab.predict(patched).positive, whole, **SAME)
+    alone = lab.predict(apply(plain, "pulid-v1.1")).positive
+    assert (whole - alone).abs().mean() > 1e-3
