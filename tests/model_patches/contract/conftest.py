@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class SystemUnderContract:
-    """One system's entry in the contract (test_contract.py)."""
+    """One system's entry in the contract (test_contract.py, test_neighbours.py)."""
 
     model: Any  # an unpatched ModelPatcher of its base, tiny and random
     lab: Any  # runs of that model
