@@ -32,6 +32,7 @@ from .tiny_pulid_sizes import PulidSizes
 from .tiny_weights import Rules, random_weights
 
 MANIFEST = "likeness-tiny-pulid-models.json"
+SDXL_GAIN = 0.13  # of what the network says beside noise
 SDXL_SCALE = 0.13025  # ComfyUI divides SDXL's latents by it before decoding,
 FLUX_SCALE, FLUX_SHIFT = 0.3611, 0.1159  # and FLUX's by this, and adds the shift
 
@@ -105,16 +106,16 @@ def _parser(sizes: PulidSizes, seed: int) -> dict[str, Tensor]:
 
 
 def _sdxl(sizes: PulidSizes, seed: int) -> dict[str, Tensor]:
-    parts = _random_parts("sdxl", tiny_flux.sdxl_checkpoint_parts(sizes), seed)
+    parts = _random_parts("sdxl", tiny_flux.sdxl_checkpoint_parts(sizes), tiny_weights.SDXL_RULES, seed)
     unet, vae = parts["model.diffusion_model."], parts["first_stage_model."]
     tiny_weights.prefer_coarse(unet, sizes.sdxl)
-    tiny_weights.pass_noise_through(unet, sizes.sdxl)
+    tiny_weights.pass_noise_through(unet, sizes.sdxl, SDXL_GAIN)
     tiny_weights.show_colours_and_texture(vae, SDXL_SCALE)
     return _joined(parts)
 
 
 def _flux(sizes: PulidSizes, seed: int) -> dict[str, Tensor]:
-    parts = _random_parts("flux", tiny_flux.flux_checkpoint_parts(sizes.flux), seed)
+    parts = _random_parts("flux", tiny_flux.flux_checkpoint_parts(sizes.flux), tiny_weights.FLUX_RULES, seed)
     tiny_weights.show_colours_and_texture(parts["vae."], FLUX_SCALE, FLUX_SHIFT)
     return _joined(parts)
 
@@ -129,8 +130,7 @@ def _adapter(sizes: PulidSizes, edition: str, seed: int) -> tuple[dict[str, Tens
 
 
 # The beginning of a prefix -> how that part of a checkpoint is filled.
-_PARTS: Mapping[str, Rules] = {
-    "model.": tiny_weights.UNET_RULES,
+_RULES: Mapping[str, Rules] = {
     "first_stage_model.": tiny_weights.TAESD_RULES,
     "vae.": tiny_weights.TAESD_RULES,
     "conditioner.": tiny_weights.CLIP_RULES,
@@ -138,11 +138,11 @@ _PARTS: Mapping[str, Rules] = {
 }
 
 
-def _random_parts(name: str, parts: Mapping[str, Shapes], seed: int) -> dict[str, dict[str, Tensor]]:
+def _random_parts(name: str, parts: Mapping[str, Shapes], network: Rules, seed: int) -> dict[str, dict[str, Tensor]]:
+    """Prefix -> tensors; `network` are the rules of the network itself."""
     filled = {}
     for prefix, shapes in parts.items():
-        rules = tiny_weights.FLUX_RULES if "double_blocks.0.img_mod.lin.weight" in shapes else None
-        rules = rules or next(rules for start, rules in _PARTS.items() if prefix.startswith(start))
+        rules = next((rules for start, rules in _RULES.items() if prefix.startswith(start)), network)
         filled[prefix] = random_weights(name + prefix, shapes, rules, seed)
     return filled
 

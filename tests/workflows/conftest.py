@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from likeness.demo.photographs import packaged_photographs
-from likeness.demo.tiny_models import TinyModels, write_tiny_models
+from likeness.demo.tiny_models import write_tiny_models
+from likeness.demo.tiny_pulid import write_tiny_pulid_models
 from likeness.demo.workflow import EditableGraph, nodes_of, on_tiny_models, shipped_workflow
 from likeness.host.client import ComfyClient
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-SHRINK = 4  # 512 x 512 becomes 128 x 128
+LARGEST = 192  # pixels of the longer side: 512 x 512 becomes 128 x 128, 896 x 1152 becomes 112 x 144
+SIZED = ("EmptyLatentImage", "EmptySD3LatentImage", "ModelSamplingFlux")  # nodes that are told the picture's size
+APPLYING = ("Likeness_ApplyUniPortrait", "Likeness_ApplyPuLID")
 STEPS = 3
 
 
@@ -25,16 +28,16 @@ class Stage:
     """Runs graphs; `pictures` maps the file names that the workflows show to names in ComfyUI's input folder."""
 
     client: ComfyClient
-    models: TinyModels
     pictures: Mapping[str, str]
     runs: int = 0
 
     def graph(self, name: str) -> EditableGraph:
         """A shipped workflow on the tiny models, small and short."""
-        graph = on_tiny_models(shipped_workflow(name), self.models, self.pictures)
-        for node_id in nodes_of(graph, "EmptyLatentImage"):
+        graph = on_tiny_models(shipped_workflow(name), self.pictures)
+        for node_id in (node_id for kind in SIZED for node_id in nodes_of(graph, kind)):
             inputs = graph[node_id]["inputs"]
-            inputs.update(width=inputs["width"] // SHRINK, height=inputs["height"] // SHRINK)
+            shrink = 8 if max(inputs["width"], inputs["height"]) > 4 * LARGEST else 4
+            inputs.update(width=inputs["width"] // shrink, height=inputs["height"] // shrink)
         for node_id in nodes_of(graph, "KSampler"):
             graph[node_id]["inputs"]["steps"] = STEPS
         return graph
@@ -44,14 +47,24 @@ class Stage:
         node_id = nodes_of(graph, class_type)[which]
         return {**graph, node_id: {**graph[node_id], "inputs": {**graph[node_id]["inputs"], **inputs}}}
 
+    def applying(self, graph: EditableGraph) -> str:
+        """The class of the node that puts the people into the model."""
+        (kind,) = (kind for kind in APPLYING if nodes_of(graph, kind))
+        return kind
+
     def without_people(self, graph: EditableGraph) -> EditableGraph:
-        """The stock nodes of the graph alone: the sampler takes the checkpoint's model, our nodes are gone."""
-        (checkpoint,) = nodes_of(graph, "CheckpointLoaderSimple")
-        graph = self.change(graph, "KSampler", model=[checkpoint, 0])
+        """The stock nodes of the graph alone: the sampler takes the model as it was, our nodes are gone."""
+        (node_id,) = nodes_of(graph, self.applying(graph))
+        graph = self.change(graph, "KSampler", model=graph[node_id]["inputs"]["model"])
         return {key: node for key, node in graph.items() if not node["class_type"].startswith("Likeness_")}
 
     def draw(self, graph: EditableGraph, **run: Any) -> np.ndarray:
         """Sample anew, whatever the server has cached, and return the saved picture (H, W, 3) in [0, 255]."""
+        (picture,) = self.draw_batch(graph, **run)
+        return picture
+
+    def draw_batch(self, graph: EditableGraph, **run: Any) -> list[np.ndarray]:
+        """The same for a graph that saves several pictures at once."""
         self.runs += 1
         sampler, negative = self._sampler(graph)
         inputs = graph[negative]["inputs"]
@@ -60,8 +73,9 @@ class Stage:
         entry = self.client.run({**graph, negative: {**graph[negative], "inputs": inputs}}, **run)
         cached = next(event["nodes"] for name, event in entry["status"]["messages"] if name == "execution_cached")
         assert sampler not in cached
-        (image,) = entry["outputs"][nodes_of(graph, "SaveImage")[0]]["images"]
-        return np.asarray(Image.open(io.BytesIO(self.client.view(image))).convert("RGB"), np.float32)
+        images = entry["outputs"][nodes_of(graph, "SaveImage")[0]]["images"]
+        pictures = [Image.open(io.BytesIO(self.client.view(image))) for image in images]
+        return [np.asarray(picture.convert("RGB"), np.float32) for picture in pictures]
 
     def _sampler(self, graph: EditableGraph) -> tuple[str, str]:
         """The sampler's id, and that of the node with the negative prompt, be a ControlNet between them or not."""
@@ -102,9 +116,10 @@ def make_stage(photographs: dict[str, Path]) -> Callable[[Any], Stage]:
     """`make_stage(server)` puts models and photographs onto a server."""
 
     def make(server: Any) -> Stage:
-        models = write_tiny_models(server.folder / "models")
+        write_tiny_models(server.folder / "models")
+        write_tiny_pulid_models(server.folder / "models")
         pictures = {name: server.client.upload(path, f"test-{name}") for name, path in photographs.items()}
-        return Stage(server.client, models, pictures)
+        return Stage(server.client, pictures)
 
     return make
 

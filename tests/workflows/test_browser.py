@@ -13,6 +13,8 @@ from likeness.host.environment import ROOT
 from PIL import Image
 
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
+# Nodes that are told the picture's size, and where in their widgets' values it stands.
+SIZES = {"EmptyLatentImage": 0, "EmptySD3LatentImage": 0, "ModelSamplingFlux": 2}
 READY = "() => window.app?.graph && window.app?.extensionManager"
 OPEN = "async ([workflow, name]) => { await window.app.loadGraphData(workflow, true, true, name); }"
 STATE = """() => ({
@@ -94,13 +96,14 @@ def meaning(graph: dict[str, Any]) -> dict[str, Any]:
 
 def on_tiny_models(workflow: dict[str, Any], graph: dict[str, Any], stage: Any) -> dict[str, Any]:
     """The browser form with the names, classes and sizes that the API form `graph` has."""
-    names = {published: getattr(stage.models, field) for published, field in COUNTERPARTS.items()} | stage.pictures
+    names = COUNTERPARTS | stage.pictures
     for node in workflow["nodes"]:
         node["type"] = LOADERS.get(node["type"], node["type"])
         values = [names.get(value, value) for value in node.get("widgets_values", [])]
         inputs = graph.get(str(node["id"]), {}).get("inputs", {})
-        if node["type"] == "EmptyLatentImage":
-            values[:2] = inputs["width"], inputs["height"]
+        if node["type"] in SIZES:
+            first = SIZES[node["type"]]
+            values[first : first + 2] = inputs["width"], inputs["height"]
         if node["type"] == "KSampler":
             values[2] = inputs["steps"]
         node["widgets_values"] = values
@@ -108,7 +111,7 @@ def on_tiny_models(workflow: dict[str, Any], graph: dict[str, Any], stage: Any) 
 
 
 def test_there_are_workflows():
-    assert len(NAMES) == 9
+    assert len(NAMES) == 16
 
 
 @pytest.mark.parametrize("name", NAMES)

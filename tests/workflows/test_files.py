@@ -24,6 +24,13 @@ EXPECTED = {
     "uniportrait-save-identity",
     "uniportrait-load-identity",
     "uniportrait-controlnet-pose",
+    "pulid-sdxl-lightning",
+    "pulid-sdxl-v1-1",
+    "pulid-sdxl-two-people-with-masks",
+    "pulid-sdxl-controlnet",
+    "pulid-flux-photo",
+    "pulid-flux-style",
+    "pulid-flux-people-with-masks",
 }
 FRONTEND_ONLY = {"MarkdownNote"}
 UPLOAD_WIDGET = "upload"  # the frontend adds it to Load Image
