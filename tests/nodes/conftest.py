@@ -269,7 +269,7 @@ class PulidFiles:
 
 
 @pytest.fixture(scope="session")
-def write_pulid_files(golden: Any, recogniser_model: Callable[..., bytes]) -> Callable[[Path], PulidFiles]:
+def write_pulid_files(tiny_pulid_models: Any) -> Callable[[Path], PulidFiles]:
     """`write_pulid_files(models)` writes all of PuLID's files below a models folder."""
 
     def write(models: Path) -> PulidFiles:
@@ -293,26 +293,12 @@ def write_pulid_files(golden: Any, recogniser_model: Callable[..., bytes]) -> Ca
             for key, value in v1.items()
         }
         save_file(renamed, models / "pulid" / files.converted)
-        torch.save(tiny_tower(golden), models / "clip_vision" / files.eva_clip)
-        torch.save(tiny_parser(), models / "facexlib" / files.parser)
-        (models / "insightface" / "models" / "antelopev2" / files.recogniser).write_bytes(recogniser_model())
+        for name in (files.eva_clip, files.parser, files.recogniser):
+            demo = tiny_pulid_models.paths[name]
+            shutil.copy(demo, models / demo.relative_to(tiny_pulid_models.folder))
         return files
 
     return write
-
-
-def tiny_tower(golden: Any) -> dict[str, torch.Tensor]:
-    """The reference file's tower as its publisher stores it, with a rotary constant, which tells the heads' width."""
-    state = golden("pulid", "07_eva_clip_tiny").weights()
-    return {**state, "visual.rope.freqs_cos": torch.zeros(16, 16), "text.positional_embedding": torch.zeros(2, 2)}
-
-
-def tiny_parser() -> dict[str, torch.Tensor]:
-    from likeness.faces.bisenet import BiSeNet, BiSeNetSizes
-
-    torch.manual_seed(3)
-    sizes = BiSeNetSizes(stem=4, stages=(4, 6, 6, 8), context=6, fusion=6, bottleneck=2, head=5)
-    return BiSeNet(sizes).state_dict()
 
 
 def tiny_pulid(edition: str) -> Any:
@@ -323,7 +309,7 @@ def tiny_pulid(edition: str) -> Any:
     from likeness.adapters.layers import sdxl_layers
     from likeness.adapters.pulid import PuLID, PuLIDSizes
 
-    seen = 12 + 24  # the tests' recogniser and tower
+    seen = 12 + 24  # the demo's recogniser and tower
     former = IDFormerSizes(seen, 32, (11, 9), (7, 13), 12, 3, 4, 5, 8, 64, 2)
     hidden = tuple(32 * layer.level for layer in sdxl_layers(1, 2))
     sizes = {

@@ -47,7 +47,7 @@ def test_eva_clip_is_found_where_users_have_it(call, pulid_files, folder, tmp_pa
     try:
         save_file({key: value.contiguous() for key, value in tensors.items()}, place / "my-eva02-l.safetensors")
         for file in ("auto", "my-eva02-l.safetensors"):
-            assert call("LoadEvaClip", file=file)[0].model.image_size == 56
+            assert call("LoadEvaClip", file=file)[0].model.image_size == 112
     finally:
         folder_paths.folder_names_and_paths["text_encoders"] = before
         (place / "my-eva02-l.safetensors").unlink()
