@@ -48,7 +48,7 @@ CPU = Recipe(
     adapter_pairs=5_000,
     vae=Training(9_000, 32, 1e-3),
     encoders=Training(1_000, 64, 2e-3),
-    base=Training(12_000, 64, 1e-3),
+    base=Training(10_000, 64, 1e-3),
     stage1=Training(3_000, 64, 2e-3),
     stage2=Training(1_000, 32, 1e-3),
 )
