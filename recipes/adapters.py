@@ -61,7 +61,7 @@ def train_variant(workshop: Workshop, variant: Variant) -> None:
     recipe = workshop.recipe
     parts = [(COARSE, recipe.stage1), (DETAILS, recipe.stage1_details)]
     if variant.stage == 2:
-        parts = [(COARSE, recipe.stage2)]
+        parts = [(DETAILS, recipe.stage2)]
     path = workshop.folder / "configs" / f"{variant.name}.json"
     path.parent.mkdir(exist_ok=True)
     first = 0
