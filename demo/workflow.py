@@ -51,3 +51,18 @@ def title(graph: EditableGraph, node_id: str) -> str:
     """Return the title that a node has in the browser."""
     node = graph[node_id]
     return str(node.get("_meta", {}).get("title") or node["class_type"])
+
+
+def change(graph: EditableGraph, class_type: str, **inputs: Any) -> EditableGraph:
+    """Return a copy of the graph with other inputs at the nodes of one class."""
+    return {
+        node_id: {**node, "inputs": {**node["inputs"], **inputs}} if node["class_type"] == class_type else node
+        for node_id, node in graph.items()
+    }
+
+
+def without_people(graph: EditableGraph) -> EditableGraph:
+    """Return the stock nodes of the graph alone: the sampler takes the checkpoint's model, our nodes are gone."""
+    (checkpoint,) = nodes_of(graph, "CheckpointLoaderSimple")
+    graph = change(graph, "KSampler", model=[checkpoint, 0])
+    return {node_id: node for node_id, node in graph.items() if not node["class_type"].startswith("Likeness_")}

@@ -1,4 +1,4 @@
-"""The shipped workflows on a real server with tiny models and real photographs."""
+"""The shipped workflows on a real server with the tiny trained models and people whom they have not seen."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from likeness.demo.photographs import packaged_photographs
-from likeness.demo.tiny_models import TinyModels, write_tiny_models
+from likeness.demo.tiny_models import TRAINED, TinyModels, write_tiny_models
 from likeness.demo.workflow import EditableGraph, nodes_of, on_tiny_models, shipped_workflow
 from likeness.host.client import ComfyClient
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from likeness.synthetic.people import test_people
+from likeness.synthetic.render import render
+from likeness.synthetic.scene import Scene, draw_reference, draw_scene
+from PIL import Image, ImageDraw
 
 SHRINK = 4  # 512 x 512 becomes 128 x 128
 STEPS = 3
@@ -44,12 +46,6 @@ class Stage:
         node_id = nodes_of(graph, class_type)[which]
         return {**graph, node_id: {**graph[node_id], "inputs": {**graph[node_id]["inputs"], **inputs}}}
 
-    def without_people(self, graph: EditableGraph) -> EditableGraph:
-        """The stock nodes of the graph alone: the sampler takes the checkpoint's model, our nodes are gone."""
-        (checkpoint,) = nodes_of(graph, "CheckpointLoaderSimple")
-        graph = self.change(graph, "KSampler", model=[checkpoint, 0])
-        return {key: node for key, node in graph.items() if not node["class_type"].startswith("Likeness_")}
-
     def draw(self, graph: EditableGraph, **run: Any) -> np.ndarray:
         """Sample anew, whatever the server has cached, and return the saved picture (H, W, 3) in [0, 255]."""
         self.runs += 1
@@ -74,22 +70,19 @@ class Stage:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A file for each name that a workflow shows in Load Image, and one more."""
+    """A file for each name that a workflow shows in Load Image, and one more, all of people that are not known."""
     folder = tmp_path_factory.mktemp("photographs")
-    portrait, group = (Image.open(path).convert("RGB") for path in packaged_photographs())
-    group = group.resize((group.width * 5 // 8, group.height * 5 // 8), Image.Resampling.LANCZOS)  # faster to search
+    first, second, third, stranger = test_people(4)
     pose = Image.new("RGB", (256, 256))
     lines = ImageDraw.Draw(pose)
     for line, colour in (((128, 60, 128, 140), "red"), ((70, 110, 186, 60), "lime"), ((90, 220, 128, 140), "blue")):
         lines.line(line, fill=colour, width=6)
     pictures = {
-        "person-1.jpg": portrait,
-        "person-2.jpg": group,  # six people: a node takes the largest
-        "person-3.jpg": group.crop((475, 0, 800, 350)),
-        "stranger.jpg": group.crop((0, 0, 250, 350)),  # in no workflow
-        "person-1-photo-1.jpg": portrait,
-        "person-1-photo-2.jpg": ImageOps.mirror(portrait),
-        "person-1-photo-3.jpg": ImageEnhance.Brightness(portrait).enhance(0.7),
+        "person-1.jpg": _photo(draw_reference(first)),
+        "person-2.jpg": _photo(draw_scene((second, third, stranger), 1, (256, 768))),  # a node takes the largest
+        "person-3.jpg": _photo(draw_reference(third)),
+        "stranger.jpg": _photo(draw_reference(stranger)),  # in no workflow
+        **{f"person-1-photo-{number}.jpg": _photo(draw_reference(first, number)) for number in (1, 2, 3)},
         "pose.png": pose,
     }
     for name, picture in pictures.items():
@@ -97,12 +90,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in pictures}
 
 
+def _photo(scene: Scene) -> Image.Image:
+    return Image.fromarray(render([scene]).pixels()[0])
+
+
 @pytest.fixture(scope="session")
 def make_stage(photographs: dict[str, Path]) -> Callable[[Any], Stage]:
     """`make_stage(server)` puts models and photographs onto a server."""
 
     def make(server: Any) -> Stage:
-        models = write_tiny_models(server.folder / "models")
+        models = write_tiny_models(server.folder / "models", weights=TRAINED)
         pictures = {name: server.client.upload(path, f"test-{name}") for name, path in photographs.items()}
         return Stage(server.client, models, pictures)
 

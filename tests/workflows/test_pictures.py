@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from likeness.demo.workflow import nodes_of
+from likeness.demo.workflow import nodes_of, without_people
 from likeness.host.client import RunInterrupted
 from likeness.host.environment import ROOT
 from likeness.host.progress import Progress
@@ -48,7 +48,7 @@ def test_a_workflow_draws_a_picture_that_depends_on_its_people(name, stage, save
     size = graph[nodes_of(graph, "EmptyLatentImage")[0]]["inputs"]
     assert picture.shape == (size["height"], size["width"], 3)
     assert picture.std((0, 1)).min() > 10  # a flat picture has 0
-    plain = stage.without_people(graph)
+    plain = without_people(graph)
     assert difference(picture, stage.draw(plain)) > VISIBLE
     stranger = stage.pictures["stranger.jpg"]
     for which in range(len(nodes_of(graph, "LoadImage"))):
@@ -61,7 +61,7 @@ def test_with_the_people_switched_off_it_is_the_plain_graph(name, stage, saved):
     graph = stage.graph(name)
     off = stage.change(graph, "Likeness_ApplyUniPortrait", id_scale=0.0)
     off = {key: node for key, node in off.items() if node["class_type"] != "Likeness_RoutingMaps"}  # nothing to show
-    assert np.array_equal(stage.draw(off), stage.draw(stage.without_people(graph)))
+    assert np.array_equal(stage.draw(off), stage.draw(without_people(graph)))
 
 
 @pytest.mark.parametrize("name", PEOPLE)
@@ -92,7 +92,7 @@ def test_masks_decide_who_goes_where(stage):
 
 def test_identity_leaves_no_trace_in_the_plain_model(stage, single):
     graph = stage.graph("uniportrait-single-face")
-    plain = stage.without_people(graph)
+    plain = without_people(graph)
     first = stage.draw(plain)
     assert np.array_equal(stage.draw(graph), single)
     assert np.array_equal(stage.draw(plain), first)
@@ -100,7 +100,7 @@ def test_identity_leaves_no_trace_in_the_plain_model(stage, single):
 
 def test_an_interrupted_run_leaves_no_trace(stage, single):
     graph = stage.graph("uniportrait-single-face")
-    plain = stage.without_people(graph)
+    plain = without_people(graph)
     first = stage.draw(plain)
     (sampler,) = nodes_of(graph, "KSampler")
 
@@ -148,7 +148,7 @@ def test_memory_modes_draw_the_same_picture(flags, stage, make_stage, installed_
     picture = stage.draw(stage.graph(name))
     with ComfyServer(installed_comfyui, tmp_path, packs, flags, threads=1) as server:
         other = make_stage(server)
-        plain = other.without_people(other.graph(name))
+        plain = without_people(other.graph(name))
         first = other.draw(plain)
         # On an accelerator text encoders may run elsewhere in these modes, and round otherwise.
         assert difference(other.draw(other.graph(name)), picture) <= (0.0 if device["type"] == "cpu" else 1.0)
