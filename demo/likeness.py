@@ -28,7 +28,7 @@ from .tiny_models import TRAINED, TinyModels, write_tiny_models
 from .workflow import EditableGraph, change, nodes_of, on_tiny_models, shipped_workflow, title, without_people
 
 STEPS, GUIDANCE, SCALE = 25, 3.0, 1.0
-PICTURES = 4  # of each kind, by the seeds of one batch
+PICTURES = 8  # of each kind, by the seeds of one batch
 DISCLAIMER = """\
 Everything here is real but small: ComfyUI, the detector, the graphs, and networks that were trained with this pack's
 own trainer, in a world of drawn people (docs/recipes.md). The two people are none of those it was trained on. The tiny
