@@ -51,7 +51,7 @@ ONE = Act(
 )  # fmt: skip
 TWO = Act(
     "two people", "uniportrait-two-people", 2,
-    "a photo of two people, left person in a green shirt, right person in a yellow shirt, on a white background",
+    "a photo of two people, left person in a green shirt, right person in a yellow shirt, on a purple background",
 )  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def show_likeness(comfyui: ComfyUI, request: Request) -> None:
             drawn = _draw(server.client, request, models)
         with step(4, 4, f"Measuring with {judge.name}"):
             table = measure(drawn, photos, judge, models.paths[models.backbone], request.output)
-    say(f"\nFace Sim by {judge.name}, which took no part in training or drawing (0 strangers, 1 the same photo):\n")
+    say(f"\nFace Sim by {judge.name}, which took no part in training or drawing (strangers about 0.1, one photo 1):\n")
     say(table)
     say(f"\nDone in {time.monotonic() - start:.0f} s. Pictures in {request.output.absolute()}:")
     for path in sorted(request.output.glob("*.png")):
