@@ -1,17 +1,19 @@
-"""`python run.py demo`: two people from real photographs in one picture, on tiny models with random weights."""
+"""`python run.py demo`: people that no network has seen, drawn alone and together, and how much they look like it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ..host.client import ComfyError
 from ..host.console import say
 from ..host.environment import SetupError, named_comfyui
 from ..host.server import ServerError
-from .two_people import DISCLAIMER, Request, draw_two_people
+from ..synthetic.captions import VOCABULARY
+from .likeness import DISCLAIMER, ONE, TWO, Request, show_likeness
 
 INTERRUPTED = 130
 
@@ -23,7 +25,7 @@ def main(arguments: Sequence[str]) -> int:
         comfyui = named_comfyui()
         if comfyui is None:
             raise SetupError("Start the demo with `python run.py demo`: it finds or sets up the ComfyUI to run in.")
-        draw_two_people(comfyui, request)
+        show_likeness(comfyui, request)
     except (SetupError, ServerError, ComfyError, ValueError, OSError) as error:
         sys.stderr.write(f"\n{error}\n")
         return 1
@@ -36,26 +38,32 @@ def main(arguments: Sequence[str]) -> int:
 def _request(arguments: Sequence[str]) -> Request:
     parser = argparse.ArgumentParser(
         prog="run.py demo",
-        description=f"Draw two people in one picture, in a real ComfyUI that is started for it and stopped again.\n\n"
-        f"{DISCLAIMER}",
+        description=f"Draw one person, and two in one picture, in a real ComfyUI that is started for it and stopped "
+        f"again; measure how much they look like their photos.\n\n{DISCLAIMER}",
+        epilog=f"Words that the tiny model knows: {' '.join(VOCABULARY)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--output", type=Path, default=Path("output", "demo"), help="where the pictures go: %(default)s"
     )
-    parser.add_argument("--prompt", help="what the picture shows; without it the workflow's own prompt")
-    parser.add_argument(
+    parser.add_argument("--prompt", default=ONE.prompt, help="what the picture of one person shows")
+    parser.add_argument("--pair-prompt", default=TWO.prompt, help="what the picture of two people shows")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument(
+        "--people", type=int, nargs=2, metavar=("A", "B"), default=(1, 2), help="numbers of two other unseen people"
+    )
+    who.add_argument(
         "--photos",
         type=Path,
         nargs=2,
         metavar=("A", "B"),
-        help="your own photos of person 1 and person 2, whose largest face is taken; without it two photographs that "
-        "installed packages bring along",
+        help="your own photos of person 1 and person 2; expect little, the tiny model knows drawn people only",
     )
-    parser.add_argument("--seed", type=int, help="another number makes another picture")
+    parser.add_argument("--seed", type=int, default=1, help="another number makes other pictures")
     options = parser.parse_args(arguments)
+    acts = (replace(ONE, prompt=options.prompt), replace(TWO, prompt=options.pair_prompt))
     photos = None if options.photos is None else (options.photos[0], options.photos[1])
-    return Request(options.output, photos, options.prompt, options.seed)
+    return Request(options.output, (options.people[0], options.people[1]), photos, acts, options.seed)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ COUNTERPARTS = {
     "OpenPoseXL2.safetensors": TinyPulidModels.controlnet,
     "flux1-dev-fp8.safetensors": TinyPulidModels.flux,
 }
+APPLYING = ("Likeness_ApplyUniPortrait", "Likeness_ApplyPuLID")
 LOADERS = {"CLIPVisionLoader": "LikenessDemo_LoadCLIPVision"}  # the stock loader refuses the tiny tower
 
 
@@ -56,3 +57,24 @@ def title(graph: EditableGraph, node_id: str) -> str:
     """Return the title that a node has in the browser."""
     node = graph[node_id]
     return str(node.get("_meta", {}).get("title") or node["class_type"])
+
+
+def change(graph: EditableGraph, class_type: str, **inputs: Any) -> EditableGraph:
+    """Return a copy of the graph with other inputs at the nodes of one class."""
+    return {
+        node_id: {**node, "inputs": {**node["inputs"], **inputs}} if node["class_type"] == class_type else node
+        for node_id, node in graph.items()
+    }
+
+
+def applying(graph: EditableGraph) -> str:
+    """Return the class of the one kind of node in the graph that puts people into the model."""
+    (kind,) = (kind for kind in APPLYING if nodes_of(graph, kind))
+    return kind
+
+
+def without_people(graph: EditableGraph) -> EditableGraph:
+    """Return the stock nodes of the graph alone: the sampler takes the model as it was, our nodes are gone."""
+    (node_id,) = nodes_of(graph, applying(graph))
+    graph = change(graph, "KSampler", model=graph[node_id]["inputs"]["model"])
+    return {node_id: node for node_id, node in graph.items() if not node["class_type"].startswith("Likeness_")}

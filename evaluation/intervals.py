@@ -26,6 +26,12 @@ class Estimate:
     n: int
     clusters: int
 
+    def shown(self, digits: int, factor: float = 1.0) -> str:
+        """ "mean [low, high]" times the factor, or the mean alone where there is no interval."""
+        if self.low is None or self.high is None:
+            return f"{self.mean * factor:.{digits}f}"
+        return f"{self.mean * factor:.{digits}f} [{self.low * factor:.{digits}f}, {self.high * factor:.{digits}f}]"
+
 
 def estimate_mean(values: Sequence[float], groups: Sequence[Sequence[str]], seed: int = 0) -> Estimate:
     """Mean of pictures' values with its interval; `groups` holds the people of each picture.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .intervals import LEVEL, Estimate
@@ -77,10 +77,7 @@ def _table(results: Results, rows: Sequence[Row], table: str, several: bool) -> 
 def _estimate(estimate: Estimate | None, column: Column) -> str:
     if estimate is None:
         return _NONE
-    show: Callable[[float], str] = lambda value: f"{value * column.factor:.{column.digits}f}"  # noqa: E731
-    if estimate.low is None or estimate.high is None:
-        return show(estimate.mean)
-    return f"{show(estimate.mean)} [{show(estimate.low)}, {show(estimate.high)}]"
+    return estimate.shown(column.digits, column.factor)
 
 
 def _published(value: float | None, column: Column | None) -> str:

@@ -50,6 +50,8 @@ sys.path[:] = [sys.argv[1], *(entry for entry in sys.path if entry)]
 sys.argv = sys.argv[2:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+# Extras of pyproject.toml that a command needs; the demo measures likeness.
+EXTRAS = {"demo": "evaluation", "test": "dev", "bench": "dev"}
 INTERRUPTED = 130
 DEFAULT_PORT = 8188
 
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped, too
     try:
-        comfyui = _find_comfyui("dev" if command in ("test", "bench") else None)
+        comfyui = _find_comfyui(EXTRAS.get(command))
         if command == "test":
             return _test(comfyui, rest)
         if command == "comfyui":

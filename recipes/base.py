@@ -20,7 +20,8 @@ from .text import Words, new_text_encoder, sometimes_unknown
 
 # Weights of noise levels. First those of the paper (arXiv 2303.09556); then more for strong noise, where it is decided
 # which way a head turns: a small part of the first loss, which 4,800 steps had not learned.
-MIN_SNR, LATER_MIN_SNR, LATER = 5.0, 0.3, 0.4  # from this part of the steps on
+MIN_SNR, LATER_MIN_SNR = 5.0, 0.3
+LATER = 0.48  # part of the steps with the first
 NO_TEXT = 0.1  # share of pictures without a caption, for classifier-free guidance
 UNKNOWN_WORDS = 0.02
 PAIRS = 0.35  # share of steps with pictures of two people

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ..evaluation.intervals import Estimate, estimate_mean, estimate_ratio
+from ..evaluation.intervals import Estimate, estimate_ratio
 from ..evaluation.judges.dlib_resnet import NAME as JUDGE
 from ..evaluation.results import Results
 from .table import (
@@ -24,6 +25,7 @@ from .table import (
 
 FACE_SIM, BLENDING = f"face_sim/{JUDGE}", f"blending/{JUDGE}"
 AGREEMENT, ROUTING = "attributes", "routing_accuracy"
+_RELATIONS = {"<": operator.lt, "≤": operator.le, "≥": operator.ge}
 
 
 @dataclass(frozen=True)
@@ -40,52 +42,32 @@ def claims(results: Results) -> list[Claim]:
     """The claims about results that hold all rows of the table."""
 
     def mean(row: str, metric: str) -> Estimate:
-        return estimate_mean(*results.values(row, metric), results.seed)
+        return results.rows[row].scores[metric]
 
     def ratio(row: str, other: str, metric: str) -> Estimate:
         return estimate_ratio(*results.values(row, metric), *results.values(other, metric), results.seed)
 
-    def claim(sentence: str, estimate: Estimate, wanted: str, holds: Callable[[float], bool]) -> Claim:
-        return Claim(sentence, _shown(estimate), wanted, holds(estimate.mean))
-
     strangers = results.levels[JUDGE].strangers_score
     assert strangers is not None, "the table has several people"
+    bounded = (
+        ("without identity faces are as like as strangers", mean(BASE, FACE_SIM), "≤", strangers + 0.05),
+        ("Face Sim of a global embedding / local features", ratio(GLOBAL, FULL, FACE_SIM), "<", 1),
+        ("prompt agreement without structure dropping / with", ratio(NO_DROPPING, FULL, AGREEMENT), "<", 1),
+        ("prompt agreement with identity / base model", ratio(FULL, BASE, AGREEMENT), "≥", 0.9),
+        ("two people: Face Sim with router / without", ratio(TWO, NO_ROUTER, FACE_SIM), "≥", 3),
+        ("two people: blending with router / without", ratio(TWO, NO_ROUTER, BLENDING), "≤", 0.5),
+        ("two people: Face Sim without routing loss / with", ratio(NO_ROUTING_LOSS, TWO, FACE_SIM), "<", 1),
+        ("two people: routing accuracy inside faces", mean(TWO, ROUTING), "≥", 0.9),
+    )
     return [
-        claim(
-            "without identity faces are as like as strangers", mean(BASE, FACE_SIM), f"about {strangers:.2f}",
-            lambda value: value <= strangers + 0.05,
+        *(
+            Claim(sentence, estimate.shown(2), f"{relation} {bound:.2g}", _RELATIONS[relation](estimate.mean, bound))
+            for sentence, estimate, relation, bound in bounded
         ),
-        claim(
-            "Face Sim of a global embedding / local features", ratio(GLOBAL, FULL, FACE_SIM), "< 1",
-            lambda value: value < 1,
-        ),
-        claim(
-            "prompt agreement without structure dropping / with", ratio(NO_DROPPING, FULL, AGREEMENT), "< 1",
-            lambda value: value < 1,
-        ),
-        claim(
-            "prompt agreement with identity / base model", ratio(FULL, BASE, AGREEMENT), "≥ 0.9",
-            lambda value: value >= 0.9,
-        ),
-        claim(
-            "two people: Face Sim with router / without", ratio(TWO, NO_ROUTER, FACE_SIM), "≥ 3",
-            lambda value: value >= 3,
-        ),
-        claim(
-            "two people: blending with router / without", ratio(TWO, NO_ROUTER, BLENDING), "≤ 0.5",
-            lambda value: value <= 0.5,
-        ),
-        claim(
-            "two people: Face Sim without routing loss / with", ratio(NO_ROUTING_LOSS, TWO, FACE_SIM), "< 1",
-            lambda value: value < 1,
-        ),
-        claim(
-            "two people: routing accuracy inside faces", mean(TWO, ROUTING), "≥ 0.9", lambda value: value >= 0.9
-        ),
-        _in_order("Face Sim with 1, 2 and 4 references", [mean(row, FACE_SIM) for row in (FULL, *REFERENCES)]),
+        _in_order("Face Sim with 1, 2 and 4 references", [mean(row, FACE_SIM).mean for row in (FULL, *REFERENCES)]),
         _in_order("likeness to the second person, mixed in by 0 to 100 %", _likeness(results, second=True)),
         _in_order("likeness to the first person, with 100 to 0 % of them", _likeness(results, second=False)[::-1]),
-    ]  # fmt: skip
+    ]
 
 
 def claims_markdown(found: Sequence[Claim]) -> str:
@@ -95,25 +77,20 @@ def claims_markdown(found: Sequence[Claim]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _likeness(results: Results, second: bool) -> list[Estimate]:
+def _likeness(results: Results, second: bool) -> list[float]:
     """For each mixture: mean cosine of the largest face with its first person or with the one mixed in."""
-    series = []
+    means = []
     for row in MIXED:
-        pictures = [picture for picture in results.pictures if picture.row == row and picture.cosines[JUDGE]]
-        values = [
-            next(cosine for name, cosine in picture.cosines[JUDGE].items() if (name not in picture.people) == second)
-            for picture in pictures
+        cosines = [
+            cosine
+            for picture in results.pictures
+            if picture.row == row
+            for name, cosine in picture.cosines[JUDGE].items()
+            if (name not in picture.people) == second
         ]
-        series.append(estimate_mean(values, [tuple(picture.cosines[JUDGE]) for picture in pictures], results.seed))
-    return series
+        means.append(float(np.mean(cosines)))
+    return means
 
 
-def _in_order(sentence: str, series: Sequence[Estimate]) -> Claim:
-    rises = bool(np.all(np.diff([estimate.mean for estimate in series]) > 0))
-    return Claim(sentence, ", ".join(f"{estimate.mean:.2f}" for estimate in series), "rises", rises)
-
-
-def _shown(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
-        return f"{estimate.mean:.2f}"
-    return f"{estimate.mean:.2f} [{estimate.low:.2f}, {estimate.high:.2f}]"
+def _in_order(sentence: str, means: Sequence[float]) -> Claim:
+    return Claim(sentence, ", ".join(f"{mean:.2f}" for mean in means), "rises", bool(np.all(np.diff(means) > 0)))

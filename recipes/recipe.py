@@ -31,6 +31,7 @@ class Recipe:
     encoders: Training
     base: Training
     stage1: Training
+    stage1_details: Training  # goes on after stage1
     stage2: Training
     test_people: int = 50
     centre_people: int = 200  # train people who tell the judge what faces of this world have in common
@@ -48,8 +49,9 @@ CPU = Recipe(
     adapter_pairs=5_000,
     vae=Training(9_000, 32, 1e-3),
     encoders=Training(1_000, 64, 2e-3),
-    base=Training(12_000, 64, 1e-3),
+    base=Training(10_000, 64, 1e-3),
     stage1=Training(3_000, 64, 2e-3),
+    stage1_details=Training(1_200, 64, 2e-3),
     stage2=Training(1_000, 32, 1e-3),
 )
 
@@ -67,6 +69,7 @@ GPU = Recipe(
     encoders=Training(3_000, 256, 2e-3),
     base=Training(8_000, 1_024, 1.5e-3),
     stage1=Training(2_500, 256, 1e-3),
+    stage1_details=Training(1_000, 256, 1e-3),
     stage2=Training(1_500, 128, 1e-3),
 )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from .data.settings import DataSettings
 from .model.settings import ModelSettings, Settings
@@ -38,7 +38,7 @@ class BatchSettings(Settings):
 
 
 class OptimiserSettings(Settings):
-    """AdamW with a constant learning rate after a linear warm-up."""
+    """AdamW; the learning rate rises linearly, stays, and if wanted falls linearly at the end."""
 
     learning_rate: float = Field(
         default=1e-5, gt=0.0, description="Of the resampler and projections, and of the router."
@@ -47,6 +47,9 @@ class OptimiserSettings(Settings):
         default=0.1, gt=0.0, description="Stage II: learning rate of the LoRA over the router's."
     )
     warmup_steps: int = Field(default=500, ge=0, description="Steps in which the learning rate rises from 0.")
+    decay_steps: int = Field(
+        default=0, ge=0, description="Last steps, in which the learning rate falls to 0; 0: it stays to the end."
+    )
     weight_decay: float = Field(default=0.01, ge=0.0, description="AdamW's.")
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="AdamW's.")
     epsilon: float = Field(default=1e-8, gt=0.0, description="AdamW's.")
@@ -124,9 +127,10 @@ class TrainingConfig(Settings):
             )
         if self.model.stage == 1 and self.base.stage_one is not None:
             raise ValueError("base.stage_one is for model.stage 2; stage I starts afresh, so leave it out")
-        if self.optimiser.warmup_steps > self.steps:
+        ramps = self.optimiser.warmup_steps + self.optimiser.decay_steps
+        if ramps > self.steps:
             raise ValueError(
-                f"optimiser.warmup_steps ({self.optimiser.warmup_steps}) is more than steps ({self.steps}): "
+                f"optimiser.warmup_steps + optimiser.decay_steps ({ramps}) is more than steps ({self.steps}): "
                 "the learning rate would never be reached"
             )
         return self
@@ -135,6 +139,17 @@ class TrainingConfig(Settings):
 def resolved(config: TrainingConfig) -> dict[str, Any]:
     """Every setting as plain values, defaults filled in and paths made absolute: what is saved with a run."""
     return _absolute(config.model_dump())
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that were saved with a run, with its default for each that did not exist yet.
+
+    Those of another version, which are no settings today, come back as they are.
+    """
+    try:
+        return resolved(TrainingConfig.model_validate(values))
+    except ValidationError:
+        return values
 
 
 def _absolute(value: Any) -> Any:

@@ -22,7 +22,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes true and false alone for truth values, as YAML 1.2 does: `precision: no` is a word."""
+    """YAML's safe loader, but true and false alone are truth values, as in YAML 1.2: `precision: no` is a word."""
 
     yaml_implicit_resolvers = {
         letter: [resolver for resolver in resolvers if resolver[0] != _BOOL]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from likeness.demo.tiny_models import TinyModels, write_tiny_models
+from likeness.demo.tiny_models import TRAINED, TinyModels, write_tiny_models
 from PIL import Image
 
 PICTURE = "likeness-tiny-test.png"
@@ -20,7 +20,7 @@ def models(comfy_server: Any, tmp_path_factory: pytest.TempPathFactory) -> TinyM
     path = tmp_path_factory.mktemp("picture") / PICTURE
     Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8)).resize((64, 64), Image.Resampling.BICUBIC).save(path)
     comfy_server.client.upload(path)
-    return write_tiny_models(comfy_server.folder / "models")
+    return write_tiny_models(comfy_server.folder / "models", weights=TRAINED)
 
 
 @pytest.fixture

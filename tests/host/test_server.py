@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from likeness.demo.tiny_models import write_tiny_models
+from likeness.demo.tiny_models import TRAINED, write_tiny_models
 from likeness.host.client import ComfyClient, ComfyError, GraphRejected, RunFailed, RunInterrupted
 from likeness.host.progress import Progress
 from likeness.host.server import PACK_NAME, ComfyServer, ServerError
@@ -34,7 +34,7 @@ def client(comfy_server: ComfyServer) -> ComfyClient:
 @pytest.fixture
 def sampling(comfy_server: ComfyServer) -> Callable[[int, int], dict[str, Any]]:
     """`sampling(steps, seed)` -> a graph whose node "5" takes that many steps."""
-    models = write_tiny_models(comfy_server.folder / "models")
+    models = write_tiny_models(comfy_server.folder / "models", weights=TRAINED)
 
     def graph(steps: int, seed: int) -> dict[str, Any]:
         settings = {"seed": seed, "steps": steps, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal"}

@@ -174,14 +174,18 @@ class Results:
 
 
 def _pictures() -> dict[str, np.ndarray]:
-    """A woman (NASA, public domain), her mirror image, six people and parts of that picture, and a wall."""
+    """A woman (NASA, public domain) and her mirror image, six people and parts of that, a wall, two drawn people."""
     import skimage.data
+    from likeness.synthetic.people import test_people
+    from likeness.synthetic.render import render
+    from likeness.synthetic.scene import draw_reference
 
     found = importlib.util.find_spec("insightface")
     assert found is not None and found.origin is not None, "insightface brings the photograph of six people"
     group = np.array(Image.open(Path(found.origin).parent / "data" / "images" / "t1.jpg").convert("RGB"))
     woman = skimage.data.astronaut()[:256, 64:384]
     wall = np.full((96, 160, 3), 150, np.uint8)
+    drawn = [render([draw_reference(person)]).pixels()[0] for person in test_people(2)]
     return {
         "woman": woman,
         "mirrored": np.ascontiguousarray(woman[:, ::-1]),
@@ -190,6 +194,8 @@ def _pictures() -> dict[str, np.ndarray]:
         "other man": group[20:260, 830:1110],
         "other woman": group[200:460, 10:270],
         "wall": wall,
+        "drawn": drawn[0],
+        "other drawn": drawn[1],
     }
 
 
@@ -202,10 +208,10 @@ def photographs() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def studio(comfy_server: Any, photographs: dict[str, np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Studio:
     """The server, furnished."""
-    from likeness.demo.tiny_models import write_tiny_models
+    from likeness.demo.tiny_models import TRAINED, write_tiny_models
     from likeness.demo.tiny_sizes import TinySizes
 
-    models = write_tiny_models(comfy_server.folder / "models")
+    models = write_tiny_models(comfy_server.folder / "models", weights=TRAINED)
     others = write_tiny_models(tmp_path_factory.mktemp("other"), seed=1, sizes=TinySizes(vision_width=96))
     for name in (models.faceid, models.clip_vision):
         place = models.paths[name]

@@ -67,7 +67,7 @@ def test_several_faces_in_a_reference_are_noticed(studio):
 
 def test_references_of_two_people_are_noticed(studio):
     graph = studio.graph()
-    people = [studio.faces(graph, name) for name in ("other man", "other woman")]  # random weights tell these two apart
+    people = [studio.faces(graph, name) for name in ("drawn", "other drawn")]  # whom the tiny backbone knows
     person = studio.identity(graph, studio.adapter(graph), *people)
     text = studio.run(graph, person[1]).text(person)
     assert re.search(r"picture 1 and picture 2 look like different people \(similarity -?0.\d\d; below 0.2\)", text)

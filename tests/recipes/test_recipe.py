@@ -7,11 +7,12 @@ import json
 
 import pytest
 import torch
+import yaml
 from likeness.adapters.uniportrait import load_uniportrait
 from likeness.demo import trained
 from likeness.demo.tiny_layouts import taesd_shapes, text_shapes, under, unet_shapes
 from likeness.demo.tiny_sizes import TinySizes
-from likeness.recipes.adapters import UNIPORTRAIT, train_variant
+from likeness.recipes.adapters import DETAILS, UNIPORTRAIT, run_of, steps_done, train_variant
 from likeness.recipes.export import export
 from likeness.recipes.recipe import CPU, Training
 from likeness.recipes.steps import Workshop
@@ -30,6 +31,7 @@ MINIATURE = dataclasses.replace(
     encoders=Training(2, 4, 1e-3),
     base=Training(2, 2, 1e-3),
     stage1=Training(2, 2, 1e-3),
+    stage1_details=Training(2, 2, 1e-3),
     stage2=Training(2, 2, 1e-3),
     centre_people=8,
 )
@@ -43,6 +45,14 @@ def workshop(tmp_path_factory):
     for variant in UNIPORTRAIT:
         train_variant(made, variant)
     return made
+
+
+def test_stage_one_goes_on_with_the_details(workshop):
+    (stage_one, *_) = UNIPORTRAIT
+    assert steps_done(workshop, stage_one) == 4
+    settings = yaml.safe_load((run_of(workshop, stage_one) / "config.yaml").read_text("utf-8"))
+    assert settings["model"]["loss"]["min_snr_gamma"] == DETAILS.min_snr
+    assert settings["model"]["dropping"]["other_photo"] == DETAILS.other_photo
 
 
 def test_the_weights_are_complete_files(workshop, tmp_path):

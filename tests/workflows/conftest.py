@@ -1,4 +1,4 @@
-"""The shipped workflows on a real server with tiny models and real photographs."""
+"""The shipped workflows on a real server with the tiny trained models and people whom they have not seen."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from likeness.demo.photographs import packaged_photographs
-from likeness.demo.tiny_models import write_tiny_models
+from likeness.demo.tiny_models import TRAINED, write_tiny_models
 from likeness.demo.tiny_pulid import write_tiny_pulid_models
 from likeness.demo.workflow import EditableGraph, nodes_of, on_tiny_models, shipped_workflow
 from likeness.host.client import ComfyClient
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps
+from likeness.synthetic.people import test_people
+from likeness.synthetic.render import render
+from likeness.synthetic.scene import Scene, draw_reference, draw_scene
+from PIL import Image, ImageDraw
 
 LARGEST = 192  # pixels of the longer side: 512 x 512 becomes 128 x 128, 896 x 1152 becomes 112 x 144
 SIZED = ("EmptyLatentImage", "EmptySD3LatentImage", "ModelSamplingFlux")  # nodes that are told the picture's size
-APPLYING = ("Likeness_ApplyUniPortrait", "Likeness_ApplyPuLID")
 STEPS = 3
 
 
@@ -46,17 +47,6 @@ class Stage:
         """A copy of the graph with other inputs at one node."""
         node_id = nodes_of(graph, class_type)[which]
         return {**graph, node_id: {**graph[node_id], "inputs": {**graph[node_id]["inputs"], **inputs}}}
-
-    def applying(self, graph: EditableGraph) -> str:
-        """The class of the node that puts the people into the model."""
-        (kind,) = (kind for kind in APPLYING if nodes_of(graph, kind))
-        return kind
-
-    def without_people(self, graph: EditableGraph) -> EditableGraph:
-        """The stock nodes of the graph alone: the sampler takes the model as it was, our nodes are gone."""
-        (node_id,) = nodes_of(graph, self.applying(graph))
-        graph = self.change(graph, "KSampler", model=graph[node_id]["inputs"]["model"])
-        return {key: node for key, node in graph.items() if not node["class_type"].startswith("Likeness_")}
 
     def draw(self, graph: EditableGraph, **run: Any) -> np.ndarray:
         """Sample anew, whatever the server has cached, and return the saved picture (H, W, 3) in [0, 255]."""
@@ -88,22 +78,19 @@ class Stage:
 
 @pytest.fixture(scope="session")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A file for each name that a workflow shows in Load Image, and one more."""
+    """A file for each name that a workflow shows in Load Image, and one more, all of people that are not known."""
     folder = tmp_path_factory.mktemp("photographs")
-    portrait, group = (Image.open(path).convert("RGB") for path in packaged_photographs())
-    group = group.resize((group.width * 5 // 8, group.height * 5 // 8), Image.Resampling.LANCZOS)  # faster to search
+    first, second, third, stranger = test_people(4)
     pose = Image.new("RGB", (256, 256))
     lines = ImageDraw.Draw(pose)
     for line, colour in (((128, 60, 128, 140), "red"), ((70, 110, 186, 60), "lime"), ((90, 220, 128, 140), "blue")):
         lines.line(line, fill=colour, width=6)
     pictures = {
-        "person-1.jpg": portrait,
-        "person-2.jpg": group,  # six people: a node takes the largest
-        "person-3.jpg": group.crop((475, 0, 800, 350)),
-        "stranger.jpg": group.crop((0, 0, 250, 350)),  # in no workflow
-        "person-1-photo-1.jpg": portrait,
-        "person-1-photo-2.jpg": ImageOps.mirror(portrait),
-        "person-1-photo-3.jpg": ImageEnhance.Brightness(portrait).enhance(0.7),
+        "person-1.jpg": _photo(draw_reference(first)),
+        "person-2.jpg": _photo(draw_scene((second, third, stranger), 1, (256, 768))),  # a node takes the largest
+        "person-3.jpg": _photo(draw_reference(third)),
+        "stranger.jpg": _photo(draw_reference(stranger)),  # in no workflow
+        **{f"person-1-photo-{number}.jpg": _photo(draw_reference(first, number)) for number in (1, 2, 3)},
         "pose.png": pose,
     }
     for name, picture in pictures.items():
@@ -111,12 +98,16 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in pictures}
 
 
+def _photo(scene: Scene) -> Image.Image:
+    return Image.fromarray(render([scene]).pixels()[0])
+
+
 @pytest.fixture(scope="session")
 def make_stage(photographs: dict[str, Path]) -> Callable[[Any], Stage]:
     """`make_stage(server)` puts models and photographs onto a server."""
 
     def make(server: Any) -> Stage:
-        write_tiny_models(server.folder / "models")
+        write_tiny_models(server.folder / "models", weights=TRAINED)
         write_tiny_pulid_models(server.folder / "models")
         pictures = {name: server.client.upload(path, f"test-{name}") for name, path in photographs.items()}
         return Stage(server.client, pictures)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from likeness.demo.workflow import nodes_of
+from likeness.demo.workflow import applying, nodes_of, without_people
 from likeness.host.client import RunInterrupted
 from likeness.host.environment import ROOT
 from likeness.host.progress import Progress
@@ -51,7 +51,7 @@ def test_a_workflow_draws_a_picture_that_depends_on_its_people(name, stage, save
     (size,) = (node["inputs"] for node in graph.values() if node["class_type"] in LATENTS)
     assert picture.shape == (size["height"], size["width"], 3)
     assert picture.std((0, 1)).mean() > 10  # a flat picture has 0
-    plain = stage.without_people(graph)
+    plain = without_people(graph)
     assert difference(picture, stage.draw(plain)) > VISIBLE
     stranger = stage.pictures["stranger.jpg"]
     for which in range(len(nodes_of(graph, "LoadImage"))):
@@ -62,9 +62,9 @@ def test_a_workflow_draws_a_picture_that_depends_on_its_people(name, stage, save
 @pytest.mark.parametrize("name", DRAWING)
 def test_with_the_people_switched_off_it_is_the_plain_graph(name, stage, saved):
     graph = stage.graph(name)
-    off = stage.change(graph, stage.applying(graph), id_scale=0.0)
+    off = stage.change(graph, applying(graph), id_scale=0.0)
     off = {key: node for key, node in off.items() if node["class_type"] != "Likeness_RoutingMaps"}  # nothing to show
-    assert np.array_equal(stage.draw(off), stage.draw(stage.without_people(graph)))
+    assert np.array_equal(stage.draw(off), stage.draw(without_people(graph)))
 
 
 @pytest.mark.parametrize("name", PEOPLE)
@@ -80,7 +80,7 @@ def test_routing_maps_come_with_the_people(name, stage):
 @pytest.mark.parametrize("name", MASKED)
 def test_masks_decide_who_goes_where(name, stage):
     graph = stage.graph(name)
-    kind = stage.applying(graph)
+    kind = applying(graph)
     picture = stage.draw(graph)
     inputs = graph[nodes_of(graph, kind)[0]]["inputs"]
     people = {
@@ -98,7 +98,7 @@ def test_masks_decide_who_goes_where(name, stage):
 @pytest.mark.parametrize("name", BASES)
 def test_identity_leaves_no_trace_in_the_plain_model(name, stage):
     graph = stage.graph(name)
-    plain = stage.without_people(graph)
+    plain = without_people(graph)
     first, picture = stage.draw(plain), stage.draw(graph)
     assert np.array_equal(stage.draw(plain), first)
     assert np.array_equal(stage.draw(graph), picture)
@@ -111,13 +111,13 @@ def test_each_picture_of_a_batch_shows_the_person(name, stage):
     batch = stage.change(graph, latent, batch_size=2)
     first, second = stage.draw_batch(batch)
     assert difference(first, stage.draw(graph)) < 0.05  # sums in another order
-    plain = stage.draw_batch(stage.without_people(batch))
+    plain = stage.draw_batch(without_people(batch))
     assert all(difference(*pair) > VISIBLE for pair in ((first, second), (first, plain[0]), (second, plain[1])))
 
 
 def test_an_interrupted_run_leaves_no_trace(stage, single):
     graph = stage.graph("uniportrait-single-face")
-    plain = stage.without_people(graph)
+    plain = without_people(graph)
     first = stage.draw(plain)
     (sampler,) = nodes_of(graph, "KSampler")
 
@@ -165,7 +165,7 @@ def test_memory_modes_draw_the_same_picture(flags, stage, make_stage, installed_
     picture = stage.draw(stage.graph(name))
     with ComfyServer(installed_comfyui, tmp_path, packs, flags, threads=1) as server:
         other = make_stage(server)
-        plain = other.without_people(other.graph(name))
+        plain = without_people(other.graph(name))
         first = other.draw(plain)
         # On an accelerator text encoders may run elsewhere in these modes, and round otherwise.
         assert difference(other.draw(other.graph(name)), picture) <= (0.0 if device["type"] == "cpu" else 1.0)

@@ -15,7 +15,6 @@ logger = logging.getLogger("likeness.trainer")
 # What changes no number of the loss series, or only its last bits (how a batch is shared out).
 HARMLESS = (
     "output",
-    "steps",
     "device",
     "checkpoints",
     "logging",
@@ -26,6 +25,7 @@ HARMLESS = (
     "data.prefetch",
     "model.gradient_checkpointing",
 )
+STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,24 @@ class Change:
 
 
 def changes(
-    before: Mapping[str, Any], now: Mapping[str, Any], known: Mapping[str, str], prints: Mapping[str, str]
+    before: Mapping[str, Any],
+    now: Mapping[str, Any],
+    known: Mapping[str, str],
+    prints: Mapping[str, str],
+    done: int = 0,
 ) -> list[Change]:
-    """What differs and changes the maths; a path does not if its content (known, prints: key -> digest) is the same."""
+    """What differs and changes the maths, after so many steps.
+
+    A path does not if its content (known, prints: key -> digest) is the same.
+    """
     old, new = flatten(before), flatten(now)
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     found = [
         Change(key, old.get(key), new.get(key))
         for key in differing
-        if not _is_harmless(key) and not (key in known and known[key] == prints.get(key))
+        if not _is_harmless(key)
+        and not (key == STEPS and _before_decay(old, new, done))
+        and not (key in known and known[key] == prints.get(key))
     ]
     replaced = [key for key in known if key in prints and known[key] != prints[key] and key not in differing]
     return found + [Change(key, "another content of " + str(old.get(key)), new.get(key)) for key in replaced]
@@ -66,6 +75,12 @@ def check_changes(found: list[Change], accept: bool) -> None:
             "Put them back, start a new run in another output folder, or go on with the new ones by --accept-changes."
         )
     logger.warning("going on with changed settings:\n%s", lines)
+
+
+def _before_decay(old: Mapping[str, Any], new: Mapping[str, Any], done: int) -> bool:
+    """Whether another number of steps changes no learning rate of the steps that are done."""
+    decay = new["optimiser.decay_steps"]
+    return not decay or done <= min(old[STEPS], new[STEPS]) - decay
 
 
 def _is_harmless(key: str) -> bool:

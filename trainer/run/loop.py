@@ -59,7 +59,7 @@ class TrainingLoop:
         Raises NotFiniteError before the weights change if a loss or gradient is no finite number.
         """
         start = time.perf_counter()
-        rate = set_learning_rate(self.optimiser, step, self.config.optimiser.warmup_steps)
+        rate = set_learning_rate(self.optimiser, step, self.config)
         done: list[tuple[Batch, StepLosses]] = []
         for _ in range(self.plan.accumulation):
             with self.accelerator.accumulate(self.model):

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 
-from ..config import TrainingConfig, resolved
+from ..config import TrainingConfig, completed, resolved
 from ..config_file import dump
 from .building import Parts, build_module, build_optimiser, check_files, fingerprints_of, open_batches
 from .changes import changes, check_changes
@@ -78,7 +78,8 @@ class Session:
         prints = fingerprints_of(config, batches.loader.pictures)
         if start is not None:
             before = read_progress(start.path)
-            check_changes(changes(before.config, resolved(config), before.fingerprints, prints), accept_changes)
+            found = changes(completed(before.config), resolved(config), before.fingerprints, prints, self.first)
+            check_changes(found, accept_changes)
         self.parts = Parts(batches, build_module(config, batches, accelerator.device))
         optimiser = build_optimiser(config, self.parts.module, accelerator.device)
         self.model, self.optimiser = accelerator.prepare(self.parts.module, optimiser)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from likeness.trainer.config import TrainingConfig, resolved
+from likeness.trainer.config import TrainingConfig, completed, resolved
 from likeness.trainer.config_file import READY_CONFIGS, ConfigError, dump, read_config
 from likeness.trainer.run.changes import HARMLESS, changes
 from likeness.trainer.run.devices import plan_batch
@@ -79,6 +79,7 @@ def test_resolved_settings_are_a_settings_file_again(tmp_path):
     [
         ("base.stage_one=null", "stage II starts from stage I's result"),
         ("optimiser.warmup_steps=9999999", "is more than steps"),
+        ("optimiser.decay_steps=9999999", "is more than steps"),
         ("batch.per_device=0", "batch.per_device is 0"),
         ("precision=fp8", "precision is 'fp8'.*'no', 'fp16' or 'bf16'"),
         ("system=pulid", "system is 'pulid'"),
@@ -110,8 +111,27 @@ def test_every_setting_is_either_harmless_or_guarded():
         for name in sections:
             section = section[name]
         section[last] = "changed"
-        harmless = any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
+        harmless = key == "steps" or any(key == name or key.startswith(f"{name}.") for name in HARMLESS)
         assert [change.key for change in changes(config, other, {}, {})] == ([] if harmless else [key]), key
+
+
+@pytest.mark.parametrize(
+    ("decay", "done", "steps", "found"),
+    [(0, 20, 30, []), (5, 15, 30, []), (5, 16, 30, ["steps"]), (5, 10, 15, []), (5, 11, 15, ["steps"])],
+)
+def test_the_number_of_steps_may_change_until_the_learning_rate_falls(decay, done, steps, found):
+    config = resolved(read_config(TrainingConfig, "tiny-stage1"))
+    config["optimiser"] |= {"warmup_steps": 2, "decay_steps": decay}
+    before, now = config | {"steps": 20}, config | {"steps": steps}
+    assert [change.key for change in changes(before, now, {}, {}, done)] == found
+
+
+def test_a_setting_that_a_checkpoint_does_not_know_yet_had_its_default():
+    config = resolved(read_config(TrainingConfig, "tiny-stage1"))
+    older = read_values(config)
+    del older["optimiser"]["decay_steps"]
+    assert completed(older) == config
+    assert completed(older | {"gone": 1}) == older | {"gone": 1}
 
 
 def read_values(config):
