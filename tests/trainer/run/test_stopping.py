@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from likeness.trainer.run.stopping import watched_signals
@@ -19,7 +20,15 @@ def test_signal_becomes_a_wish_and_handlers_come_back(number):
     assert signal.getsignal(number) is before
 
 
-def test_second_interrupt_ends_at_once():
+@pytest.fixture
+def usual_interrupt() -> Iterator[None]:
+    """What SIGINT does in Python, also where it was started in a shell's background, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_second_interrupt_ends_at_once(usual_interrupt):
     with pytest.raises(KeyboardInterrupt), watched_signals():
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
