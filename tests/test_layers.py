@@ -49,7 +49,7 @@ TABLE = {
     "recipes": room(
         "synthetic trainer evaluation adapters faces demo", "torch numpy safetensors diffusers transformers"
     ),
-    "demo": room("host faces synthetic evaluation", "torch numpy PIL safetensors"),
+    "demo": room("host adapters faces synthetic evaluation", "torch numpy PIL safetensors"),
     "demo/models_pack": room("", "torch numpy safetensors", comfyui=True),
     "benchmarks": room(
         "host model_patches adapters faces trainer",
