@@ -7,6 +7,7 @@ Here they are filled up: zeros in the other channels, which change nothing, and 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,17 @@ def checkpoint(sizes: TinySizes, folder: Path = FOLDER) -> dict[str, Tensor]:
     tensors = load_file(folder / "base.safetensors")
     unet = {key: value for key, value in tensors.items() if key.startswith("model.diffusion_model.")}
     taesd = {key: value for key, value in tensors.items() if key.startswith("taesd_")}
-    text = {key.removeprefix("text."): value for key, value in tensors.items() if key.startswith("text.")}
     vae = widened(taesd, sizes) | {"vae_scale": torch.tensor(LATENT_SCALE), "vae_shift": torch.tensor(0.0)}
-    return (
-        unet | under("first_stage_model.", vae) | under("cond_stage_model.transformer.", _with_every_word(text, sizes))
-    )
+    text = text_encoder(tensors, sizes)
+    return unet | under("first_stage_model.", vae) | under("cond_stage_model.transformer.", text)
+
+
+def text_encoder(base: Mapping[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
+    """The text encoder in base.safetensors under transformers' names, with a row for every word."""
+    text = {key.removeprefix("text."): value for key, value in base.items() if key.startswith("text.")}
+    table = text.pop("unknown_word").expand(sizes.vocabulary, -1).clone()
+    table[text.pop("word_numbers").long()] = text.pop("words")
+    return text | {TEXT_TABLE: table}
 
 
 def part(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
@@ -55,8 +62,3 @@ def widened(slim: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
         full[key][tuple(slice(length) for length in tensor.shape)] = tensor
     return full
 
-
-def _with_every_word(text: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
-    table = text.pop("unknown_word").expand(sizes.vocabulary, -1).clone()
-    table[text.pop("word_numbers").long()] = text.pop("words")
-    return text | {TEXT_TABLE: table}

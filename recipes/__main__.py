@@ -17,6 +17,7 @@ from .export import export
 from .recipe import RECIPES
 from .steps import Workshop
 from .table import ROWS, make_table
+from .unpack import unpack
 
 STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "ablations", "table", "export")
 
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, help="these steps only")
     parser.add_argument("--weights", type=Path, help="where the finished weights go: weights in the folder")
     parser.add_argument("--device", help="cuda, cpu, mps: the best there is")
+    parser.add_argument(
+        "--start", type=Path, metavar="WEIGHTS", help="first take base model, encoders and adapters from such a folder"
+    )
     options = parser.parse_args(arguments)
     folder = options.folder or Path("output", f"recipe-{options.recipe}")
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,6 +45,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
 
     workshop = Workshop(RECIPES[options.recipe], folder, device, say, TinySizes())
+    if options.start is not None:
+        unpack(workshop, options.start)
     for name in STEPS:
         if name in options.only:
             _make(workshop, name, options.weights)
