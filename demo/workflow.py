@@ -13,17 +13,24 @@ from .tiny_pulid import TinyPulidModels
 FOLDER = ROOT / "workflows" / "api"
 EditableGraph = dict[str, dict[str, Any]]  # ComfyUI's API format: {node id: {"class_type", "inputs", "_meta"}}
 
-# Published file name -> its counterpart. The tiny files of UniPortrait and PuLID carry the published names.
+# Published file name -> its counterpart. The tiny files of the three systems carry the published names.
 COUNTERPARTS = {
     "realisticVisionV51_v51VAE.safetensors": TinyModels.checkpoint,
     "control_v11p_sd15_openpose.pth": TinyModels.controlnet,
     "CLIP-ViT-H-14-laion2B-s32B-b79K.safetensors": TinyModels.clip_vision,
     "sd_xl_base_1.0.safetensors": TinyPulidModels.sdxl,
     "sdxl_lightning_4step.safetensors": TinyPulidModels.sdxl,
+    "RealVisXL_V5.0_fp16.safetensors": TinyPulidModels.sdxl,
     "OpenPoseXL2.safetensors": TinyPulidModels.controlnet,
     "flux1-dev-fp8.safetensors": TinyPulidModels.flux,
 }
-APPLYING = ("Likeness_ApplyUniPortrait", "Likeness_ApplyPuLID")
+_UNIID_SCALES = ("text_scale_before", "text_scale", "adapter_scale_before", "adapter_scale")
+# The nodes that put people into a model, and the settings that switch each of them off.
+SWITCHED_OFF: Mapping[str, Mapping[str, float]] = {
+    "Likeness_ApplyUniPortrait": {"id_scale": 0.0},
+    "Likeness_ApplyPuLID": {"id_scale": 0.0},
+    "Likeness_ApplyUniID": dict.fromkeys(_UNIID_SCALES, 0.0),
+}
 LOADERS = {"CLIPVisionLoader": "LikenessDemo_LoadCLIPVision"}  # the stock loader refuses the tiny tower
 
 
@@ -67,14 +74,36 @@ def change(graph: EditableGraph, class_type: str, **inputs: Any) -> EditableGrap
     }
 
 
-def applying(graph: EditableGraph) -> str:
-    """Return the class of the one kind of node in the graph that puts people into the model."""
-    (kind,) = (kind for kind in APPLYING if nodes_of(graph, kind))
-    return kind
+def applying(graph: EditableGraph) -> list[str]:
+    """Return the ids of the nodes that put people into the model, in the graph's order."""
+    return [node_id for node_id, node in graph.items() if node["class_type"] in SWITCHED_OFF]
+
+
+def switched_off(graph: EditableGraph) -> EditableGraph:
+    """Return the graph with all strengths at 0, and without Routing Maps, which would have nothing to show."""
+    for class_type, settings in SWITCHED_OFF.items():
+        graph = change(graph, class_type, **settings)
+    return {node_id: node for node_id, node in graph.items() if node["class_type"] != "Likeness_RoutingMaps"}
 
 
 def without_people(graph: EditableGraph) -> EditableGraph:
-    """Return the stock nodes of the graph alone: the sampler takes the model as it was, our nodes are gone."""
-    (node_id,) = nodes_of(graph, applying(graph))
-    graph = change(graph, "KSampler", model=graph[node_id]["inputs"]["model"])
-    return {node_id: node for node_id, node in graph.items() if not node["class_type"].startswith("Likeness_")}
+    """Return what is left without the nodes that put people in: what these changed is taken from before them.
+
+    Of our nodes only those stay that write the prompt.
+    """
+    kept: EditableGraph = {}
+    found = [node_id for node_id, node in graph.items() if not node["class_type"].startswith("Likeness_")]
+    while found:
+        node_id = found.pop()
+        inputs = {name: _before_people(graph, value) for name, value in graph[node_id]["inputs"].items()}
+        kept[node_id] = {**graph[node_id], "inputs": inputs}
+        found += [value[0] for value in inputs.values() if isinstance(value, list) and value[0] not in kept]
+    return {node_id: kept[node_id] for node_id in graph if node_id in kept}
+
+
+def _before_people(graph: EditableGraph, value: Any) -> Any:
+    """An input's value; a link to a node that puts people in becomes that node's own link to model or prompt."""
+    while isinstance(value, list) and graph[value[0]]["class_type"] in SWITCHED_OFF:
+        source, slot = value
+        value = graph[source]["inputs"][("model", "positive")[slot]]
+    return value

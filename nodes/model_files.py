@@ -11,7 +11,7 @@ import folder_paths
 from ..adapters.checkpoint import Checkpoint, CheckpointError
 from ..adapters.families import Family
 from . import model_folders
-from .model_folders import FACEXLIB, INSIGHTFACE, PULID, TEXT_ENCODERS, UNIPORTRAIT, file_state
+from .model_folders import FACEXLIB, INSIGHTFACE, PULID, TEXT_ENCODERS, UNIID, UNIPORTRAIT, file_state
 
 NONE = "(none)"
 AUTO = "auto"
@@ -151,16 +151,47 @@ RECOGNISER = ModelFile(
 )
 PULID_FILES = (PULID_V1_1, PULID_V1, PULID_FLUX, EVA_CLIP, PARSER, RECOGNISER)
 
+# Both branches are published under one file name: their folders tell them apart, and so do their keys.
+UNIID_TEXT_BRANCH = ModelFile(
+    "text_branch_checkpoints/checkpoint-12/pytorch_model.bin",
+    UNIID,
+    f"pangly/UniID {_HUB}",
+    "MIT",
+    "471 MB",
+    "people as words of the prompt, in SDXL",
+    "text_branch",
+)
+UNIID_ADAPTER_BRANCH = ModelFile(
+    "adapter_branch_checkpoints/checkpoint-16/pytorch_model.bin",
+    UNIID,
+    f"pangly/UniID {_HUB}",
+    "MIT",
+    "1.6 GB",
+    "people in every layer of SDXL, with masks",
+    "adapter_branch",
+)
+UNIID_BACKBONE = ModelFile(
+    "backbone.pth",
+    UNIID,
+    "github.com/deepinsight/insightface (model zoo of arcface_torch), folder glint360k_cosface_r100_fp16_0.1",
+    "non-commercial research",
+    "261 MB",
+    "recognises faces in the photos",
+    "backbone",
+)
+UNIID_FILES = (UNIID_TEXT_BRANCH, UNIID_ADAPTER_BRANCH, UNIID_BACKBONE)
+
 
 def file_options(wanted: ModelFile, optional: bool = False, auto: bool = False) -> list[str]:
-    """What a combo offers: the likely files first, "(none)" or "auto" where they are allowed, and never an empty list.
+    """What a combo offers: the likely files first, behind "auto" and "(none)" where they are allowed, and never an empty list.
 
     Without a likely file the first entry says which one is missing, so that the node opens and its error can explain.
     """
     likely = list(_likely(wanted))
     others = [name for name in folder_paths.get_filename_list(wanted.folder) if name not in likely]
     if optional or auto:
-        return [AUTO if auto else NONE, *likely, *others]
+        choices = [choice for choice, offered in ((AUTO, auto), (NONE, optional)) if offered]
+        return [*choices, *likely, *others]
     return [*(likely or [wanted.name + _NOT_INSTALLED]), *others]
 
 

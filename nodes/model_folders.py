@@ -8,6 +8,7 @@ import folder_paths
 
 UNIPORTRAIT = "uniportrait"
 PULID = "pulid"
+UNIID = "uniid"
 FACEXLIB = "facexlib"
 INSIGHTFACE = "insightface"
 CLIP_VISION = "clip_vision"
@@ -19,7 +20,8 @@ WEIGHT_SUFFIXES = {".bin", ".safetensors", ".pth", ".pt"}
 def register_model_folders() -> None:
     """Add the pack's folders behind those that extra_model_paths.yaml has named already."""
     models = Path(folder_paths.models_dir)
-    _register(UNIPORTRAIT, [models / UNIPORTRAIT], WEIGHT_SUFFIXES)
+    for own in (UNIPORTRAIT, UNIID):
+        _register(own, [models / own], WEIGHT_SUFFIXES)
     _register(IDENTITIES, [models / "likeness" / "identities", saved_identities_folder()], {".safetensors"})
     for shared, suffixes in (
         (PULID, WEIGHT_SUFFIXES),
