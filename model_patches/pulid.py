@@ -9,21 +9,17 @@ from ..adapters.families import PULID_FLUX, PULID_V1, PULID_V1_1
 from ..adapters.identity import Identity
 from ..adapters.layers import FluxPlace
 from .base_model import WantedBase, check_attention_layers, find_flux_places
-from .people import check_anybody, check_identities, labels
-from .pulid_flux import FluxPatch
-from .pulid_patch import TITLE, PulidPatch, PulidSettings
-from .pulid_sdxl import SdxlPatch
-from .region_masks import RegionMasks
+from .people import check_anybody, check_identities
+from .pulid_flux import PulidFluxPatch
+from .pulid_sdxl import PulidSdxlPatch
+from .pulid_settings import TITLE, PulidSettings
 from .routing_maps import RoutingRecord
-from .sampling_run import follow_runs
-from .window import Window
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
     from .pulid_models import PulidModels
 
-KEY = "likeness.pulid"
 NAMES = {PULID_V1.name: "PuLID v1", PULID_V1_1.name: "PuLID v1.1", PULID_FLUX.name: "PuLID for FLUX"}
 _ADVICE = {
     "SDXL": "load an SDXL checkpoint; FLUX models take pulid_flux_v0.9.1.safetensors in Load PuLID",
@@ -44,25 +40,13 @@ def apply_pulid(
     """
     places = _check_base(model, models)
     check_anybody(TITLE, identities)
-    fingerprint = models.weights.fingerprint
-    check_identities(TITLE, NAMES[models.system], identities, models.system, fingerprint, settings.masks)
-    window = Window.from_percent(model, settings.start_percent, settings.end_percent)
-    regions = RegionMasks(settings.masks, len(identities), settings.keep_soft_edges)
-    record = RoutingRecord(labels(identities))
-    patched = model.clone()
-    if window.empty or settings.injection.scale == 0:
-        return patched, record
-    earlier: int = model.get_attachment(KEY) or 0
-    patched.set_attachments(KEY, earlier + 1)
-    state = (f"{KEY}.{earlier}", window, models, identities, settings, regions, record)
-    patch: PulidPatch
+    check_identities(TITLE, NAMES[models.system], identities, models, settings.masks)
+    patch: PulidFluxPatch | PulidSdxlPatch
     if places:
-        network = model.get_model_object("diffusion_model")
-        patch = FluxPatch(*state, places=places, patch_size=network.patch_size)
+        patch = PulidFluxPatch(model, models, identities, settings, places)
     else:
-        patch = SdxlPatch(*state)
-    follow_runs(patched, patch, patch.fill_slots(patched))
-    return patched, record
+        patch = PulidSdxlPatch(model, models, identities, settings)
+    return patch.apply_to(model), patch.record
 
 
 def _check_base(model: ModelPatcher, models: PulidModels) -> tuple[FluxPlace, ...]:

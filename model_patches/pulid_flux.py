@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..adapters.flux_attention import FoldedTokens, folded_logits, folded_output, folded_shares
+from ..adapters.identity import Identity
 from ..adapters.layers import FluxPlace
-from .pulid_patch import PulidPatch
+from .identity_patch import IdentityPatch
+from .pulid_settings import FAMILY, PulidSettings
 from .rows import weights_of_rows
 from .sampling_run import ModelCall, Rows, call_of
 from .slots import BlockSlot, Patch, fill_block
@@ -19,15 +20,30 @@ from .slots import BlockSlot, Patch, fill_block
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
+    from .pulid_models import PulidModels
+
 TEXT_TOKENS = "text tokens"
 
 
-@dataclass(eq=False)
-class FluxPatch(PulidPatch):
+class PulidFluxPatch(IdentityPatch):
     """One Apply node's state on a FLUX model. Prepared for each place: the people's folded tokens, b = 1."""
 
-    places: tuple[FluxPlace, ...] = field(kw_only=True)
-    patch_size: int = field(kw_only=True)  # side of the square of latent pixels that one image token holds
+    family = FAMILY
+    settings: PulidSettings
+    models: PulidModels
+
+    def __init__(
+        self,
+        model: ModelPatcher,
+        models: PulidModels,
+        identities: Sequence[Identity],
+        settings: PulidSettings,
+        places: tuple[FluxPlace, ...],
+    ) -> None:
+        super().__init__(model, models, identities, settings)
+        self.places = places
+        # The side of the square of latent pixels that one image token holds.
+        self.patch_size: int = model.get_model_object("diffusion_model").patch_size
 
     @property
     def weights(self) -> ModelPatcher:
@@ -57,7 +73,7 @@ class PulidBlockSlot(BlockSlot):
     Others follow them in the image stream, such as Kontext's reference pictures, and stay as they are.
     """
 
-    def __init__(self, patch: FluxPatch, number: int, kind: str, previous: Patch | None) -> None:
+    def __init__(self, patch: PulidFluxPatch, number: int, kind: str, previous: Patch | None) -> None:
         super().__init__(previous)
         self.patch = patch
         self.number = number

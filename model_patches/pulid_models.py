@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from comfy.model_patcher import ModelPatcher
 
+from ..adapters.identity import Identity
 from ..adapters.pulid import PuLID
 from .managed import managed
 
@@ -36,3 +37,7 @@ class PulidModels:
     def system(self) -> str:
         """The system of its identities: "pulid-v1", "pulid-v1.1" or "pulid-flux"."""
         return self.weights.edition
+
+    def made(self, identity: Identity) -> bool:
+        """True if an identity of this edition comes from this file."""
+        return identity.adapter == self.weights.fingerprint

@@ -120,8 +120,11 @@ class RunPatch(Protocol):
     """What `follow_runs` needs of a patch."""
 
     key: str
-    title: str  # for messages: the node's name
     window: Window
+
+    @property
+    def title(self) -> str:
+        """For messages: the node's name."""
 
     def begin(self, run: Run) -> None:
         """Called before the models are loaded; raises ValueError if the run cannot work."""

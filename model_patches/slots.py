@@ -84,13 +84,17 @@ class AttentionSlot(Slot):
         self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, extra_options: dict[str, Any]
     ) -> torch.Tensor:
         """What ComfyUI, or the patch that was here before, would compute."""
-        previous = self.previous
-        if self.hides is not None:  # asked now: it may have been filled, or filled anew, after ours
-            kind, key = self.hides
-            previous = extra_options.get(SLOTS_KEY, {}).get(kind, {}).get(key, previous)
-        if previous is not None:
-            return previous(q, k, v, extra_options)
+        before = self.before(extra_options)
+        if before is not None:
+            return before(q, k, v, extra_options)
         return host_attention(extra_options)(q, k, v, extra_options["n_heads"])
+
+    def before(self, extra_options: dict[str, Any]) -> Patch | None:
+        """The patch that works where ours comes in; None where that is ComfyUI's own attention."""
+        if self.hides is None:
+            return self.previous
+        kind, key = self.hides  # asked now: it may have been filled, or filled anew, after ours
+        return extra_options.get(SLOTS_KEY, {}).get(kind, {}).get(key, self.previous)
 
     def add(self, callback: Callable[..., torch.Tensor], **kwargs: Any) -> None:
         """Let another pack add to this slot's output."""

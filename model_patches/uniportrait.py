@@ -248,7 +248,7 @@ def _choose_lora(num_identities: int, scale: float) -> str | None:
 def _check_identities(models: UniPortraitModels, identities: Sequence[Identity], settings: UniPortraitSettings) -> None:
     if settings.image_prompt is None:
         check_anybody(TITLE, identities)
-    check_identities(TITLE, "UniPortrait", identities, models.system, models.weights.fingerprint, settings.masks)
+    check_identities(TITLE, "UniPortrait", identities, models, settings.masks)
     if len(identities) > 1 and models.weights.routers is None:
         raise ValueError(
             f"{TITLE}: {len(identities)} identities need the router file (uniportrait-router_sd15.bin). "

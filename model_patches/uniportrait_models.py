@@ -8,6 +8,7 @@ import comfy.model_management
 import torch
 from torch import nn
 
+from ..adapters.identity import Identity
 from ..adapters.projection import TokenProjection
 from ..adapters.routing import IDRouter
 from ..adapters.uniportrait import UniPortrait
@@ -38,6 +39,10 @@ class UniPortraitModels:
         if weights.routers is not None:
             weights.routers.to(_step_dtype())
         self.patchers = {part: managed(module) for part in _PARTS if (module := getattr(weights, part)) is not None}
+
+    def made(self, identity: Identity) -> bool:
+        """True if an identity of UniPortrait comes from this file."""
+        return identity.adapter == self.weights.fingerprint
 
     def projection(self, number: int) -> TokenProjection:
         """Identity keys and values of cross-attention layer `number`."""

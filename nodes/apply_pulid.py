@@ -10,9 +10,10 @@ from comfy_api.latest import io
 
 from ..adapters.identity import Identity
 from ..adapters.pulid_attention import FORMS, PRESETS, Injection
+from ..model_patches.identity_patch import SHARING
 from ..model_patches.pulid import NAMES, apply_pulid
 from ..model_patches.pulid_models import PulidModels
-from ..model_patches.pulid_patch import SHARING, PulidSettings
+from ..model_patches.pulid_settings import PulidSettings
 from ..model_patches.routing_maps import RoutingRecord
 from .people import connected_people, people_inputs, soft_edges_input, window_inputs
 from .previews import shown
@@ -80,7 +81,14 @@ class ApplyPuLID(io.ComfyNode):
         if identities and not people:  # none of the photos showed a face, and that was allowed
             return io.NodeOutput(model, RoutingRecord(()), ui=shown(cls, "Nobody: the model is unchanged"))
         injection = chosen_injection(adapter.system, method, id_scale)
-        settings = PulidSettings(injection, start_percent, end_percent, by_person, keep_soft_edges, sharing)
+        settings = PulidSettings(
+            injection,
+            start_percent=start_percent,
+            end_percent=end_percent,
+            masks=by_person,
+            keep_soft_edges=keep_soft_edges,
+            sharing=sharing,
+        )
         patched, record = apply_pulid(model, adapter, people, settings)
         return io.NodeOutput(patched, record, ui=shown(cls, _description(adapter.system, record, injection)))
 

@@ -9,7 +9,7 @@ from comfy_execution.graph_utils import GraphBuilder
 
 from ..adapters.pulid_attention import PRESETS
 from ..adapters.references import JOININGS
-from ..model_patches.pulid_patch import SHARING
+from ..model_patches.identity_patch import SHARING
 from .apply_pulid import AUTO, CUSTOM, MOST_ZEROS, strength_input
 from .encode_identity import STRUCTURE_SCALE
 from .people import window_inputs

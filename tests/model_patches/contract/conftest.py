@@ -191,7 +191,9 @@ def apply_pulid_with(pulid_people: Any) -> Callable[..., Callable[..., Any]]:
         def apply(
             model: Any, people: list[int], strength: float, start: float, end: float, masks: Any, term_only: bool
         ) -> Any:
-            settings = PulidSettings(Injection(form, num_zero, strength), start, end, masks)
+            settings = PulidSettings(
+                Injection(form, num_zero, strength), start_percent=start, end_percent=end, masks=masks
+            )
             return apply_pulid(model, models, pulid_people(models, people), settings)[0]
 
         return apply

@@ -1,57 +1,68 @@
-"""What PuLID's patches for SDXL and FLUX share: how an Apply node was set, and the state that its slots read."""
+"""What the patches of PuLID and UniID share: how people are placed, and the state that the slots of one node read."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import comfy.model_management
 import torch
 
 from ..adapters.identity import Identity
-from ..adapters.pulid_attention import Injection
 from ..adapters.routing import hard_routing
+from .people import labels
 from .region_masks import RegionMasks
 from .routing_maps import RoutingRecord
-from .sampling_run import ModelCall, Run
+from .sampling_run import ModelCall, Run, follow_runs
 from .window import Window
 
 if TYPE_CHECKING:
     from comfy.model_patcher import ModelPatcher
 
-    from .pulid_models import PulidModels
-
-TITLE = "Apply PuLID"
 BY_ATTENTION = "attention"
 ONE_EACH = "one each"
 SHARING = (BY_ATTENTION, ONE_EACH)
 
 
-@dataclass(frozen=True, eq=False)
-class PulidSettings:
-    """How an Apply node was set.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PeopleSettings(ABC):
+    """Where and when an Apply node draws people.
 
     Attributes:
-        injection: form, zero tokens and strength; FLUX knows only the strength. A strength of 0 switches all off, a
-            negative one draws away from the people.
         start_percent, end_percent: part of the schedule, 0 to 1, in which the people are drawn.
         masks: one (H, W) or (1, H, W) mask or None for each identity; shorter tuples are filled with None.
         keep_soft_edges: keep the grey of a mask where it stands alone; otherwise only shares between masks are soft.
         sharing: how people without masks share places (docs/pulid.md, 3.5): by "attention", or "one each".
     """
 
-    injection: Injection = field(default_factory=Injection)
+    title: ClassVar[str]  # the node's name, for messages
+
     start_percent: float = 0.0
     end_percent: float = 1.0
     masks: tuple[torch.Tensor | None, ...] = ()
     keep_soft_edges: bool = True
     sharing: str = BY_ATTENTION
 
+    @property
+    @abstractmethod
+    def has_effect(self) -> bool:
+        """False if every strength is 0."""
+
     def __post_init__(self) -> None:
         if self.sharing not in SHARING:
-            raise ValueError(f'{TITLE}: people share places by {" or ".join(SHARING)}, not by "{self.sharing}".')
+            raise ValueError(f'{self.title}: people share places by {" or ".join(SHARING)}, not by "{self.sharing}".')
+
+
+class Models(Protocol):
+    """LIKENESS_ADAPTER on the wire, as far as a patch asks for it."""
+
+    weights: Any
+
+    @property
+    def patchers(self) -> dict[str, ModelPatcher]:
+        """What sampling needs, part by part."""
 
 
 class Halves:
@@ -67,18 +78,33 @@ class Halves:
         return self._computed[unconditional]
 
 
-@dataclass(eq=False)
-class PulidPatch(ABC):
-    """One Apply node's state: not changed after construction, shared by its slots in all layers."""
+class IdentityPatch(ABC):
+    """One Apply node's state: not changed after construction, shared by its slots in all layers.
 
-    key: str
-    window: Window
-    models: PulidModels
-    identities: Sequence[Identity]
-    settings: PulidSettings
-    regions: RegionMasks
-    record: RoutingRecord
-    title: str = TITLE
+    A model that has such a patch already gets more of it: each adds its people to what it finds.
+
+    Raises:
+        ValueError: bad masks or a bad window.
+    """
+
+    family: ClassVar[str]  # models are told by it how many patches of a system they have
+
+    def __init__(
+        self, model: ModelPatcher, models: Models, identities: Sequence[Identity], settings: PeopleSettings
+    ) -> None:
+        self.models = models
+        self.identities = identities
+        self.settings = settings
+        self.window = Window.from_percent(model, settings.start_percent, settings.end_percent)
+        self.regions = RegionMasks(settings.masks, len(identities), settings.keep_soft_edges)
+        self.record = RoutingRecord(labels(identities))
+        self._earlier: int = model.get_attachment(self.family) or 0
+        self.key = f"{self.family}.{self._earlier}"
+
+    @property
+    def title(self) -> str:
+        """The node's name, for messages."""
+        return self.settings.title
 
     @property
     @abstractmethod
@@ -97,6 +123,14 @@ class PulidPatch(ABC):
     @abstractmethod
     def fill_slots(self, model: ModelPatcher) -> int:
         """Install the slots of all layers; returns how many."""
+
+    def apply_to(self, model: ModelPatcher) -> ModelPatcher:
+        """A clone of `model`, the one of the construction, that draws the people where the settings say so."""
+        patched = model.clone()
+        if self.settings.has_effect and not self.window.empty:
+            patched.set_attachments(self.family, self._earlier + 1)
+            follow_runs(patched, self, self.fill_slots(patched))
+        return patched
 
     def begin(self, run: Run) -> None:
         """Check the masks against the picture, forget the last run's maps, and prepare the tokens.

@@ -1,0 +1,30 @@
+"""How an Apply PuLID node was set, for both base models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..adapters.pulid_attention import Injection
+from .identity_patch import PeopleSettings
+
+FAMILY = "likeness.pulid"
+TITLE = "Apply PuLID"
+
+
+@dataclass(frozen=True, eq=False)
+class PulidSettings(PeopleSettings):
+    """How an Apply node was set.
+
+    Attributes:
+        injection: form, zero tokens and strength; FLUX knows only the strength. A strength of 0 switches all off, a
+            negative one draws away from the people.
+    """
+
+    title = TITLE
+
+    injection: Injection = field(default_factory=Injection)
+
+    @property
+    def has_effect(self) -> bool:
+        """False if the strength is 0."""
+        return self.injection.scale != 0
