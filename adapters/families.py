@@ -32,11 +32,19 @@ PULID_V1_1 = Family("pulid-v1.1", "SDXL", "a PuLID v1.1 file", "open it with Loa
 PULID_FLUX = Family(
     "pulid-flux", "FLUX", "a PuLID file for FLUX", "open it with Load PuLID and use it with a FLUX model"
 )
+_UNIID_USE = "open it with Load UniID and use it with an SDXL model"
+UNIID_TEXT = Family("uniid-text", "SDXL", "a UniID text branch", _UNIID_USE)
+UNIID_ADAPTER = Family("uniid-adapter", "SDXL", "a UniID adapter branch", _UNIID_USE)
+UNIID = Family("uniid", "SDXL", "a UniID file with both branches", _UNIID_USE)
+UNIID_PART = Family("uniid-part", "SDXL", "a part of a UniID file", "it is incomplete")
 PULID_PART = Family("pulid-part", "SDXL", "a PuLID file without its ID encoder", "it is incomplete")
+IRESNET = Family("iresnet", "", "an ArcFace iresnet backbone", "put it in the backbone's place of Load UniID")
 EVA_CLIP = Family("eva-clip", "", "an EVA-CLIP vision tower", "PuLID's ID encoder reads it: put it in EVA-CLIP's place")
 FACE_PARSER = Family("face-parsing", "", "a face parsing model", "put it into models/facexlib")
 UNKNOWN = Family("unknown", "", "no model that Likeness knows", "check where it comes from")
 
+_UNIID_TEXT_KEY = r"(^|\.)text_resampler_1\.proj_in\.weight "
+_UNIID_ADAPTER_KEY = r"(^|\.)adapter_resampler\.proj_face_recog_model_layers\.0\.weight "
 _OTHER_LOADER = "load it with ComfyUI's own {} node"
 
 # (pattern, family): the first pattern found wins. It is matched against lines "key AxBxC".
@@ -53,19 +61,12 @@ _RULES: tuple[tuple[str, Family], ...] = (
     (r"^(id_adapter\.(latents |proj_out |layers\.)|(id_adapter|image_proj)\.id_embedding_mapping\.)", PULID_V1_1),
     (r"^(id_adapter|image_proj)\.(body|mapping_patch_\d)\.", PULID_V1),
     (r"^id_adapter(_attn_layers)?\.", PULID_PART),
-    (
-        r"(^|\.)text_resampler_1\.proj_in\.weight ",
-        Family("uniid-text", "SDXL", "a UniID text branch", "it belongs to UniID, which needs an SDXL model"),
-    ),
-    (
-        r"(^|\.)adapter_resampler\.proj_face_recog_model_layers\.0\.weight ",
-        Family("uniid-adapter", "SDXL", "a UniID adapter branch", "it belongs to UniID, which needs an SDXL model"),
-    ),
+    (rf"\A(?=[\s\S]*{_UNIID_TEXT_KEY})(?=[\s\S]*{_UNIID_ADAPTER_KEY})", UNIID),
+    (_UNIID_TEXT_KEY, UNIID_TEXT),
+    (_UNIID_ADAPTER_KEY, UNIID_ADAPTER),
+    (r"(^|\.)(text_resampler_\d|adapter_resampler|adapter_modules\.\d+)\.", UNIID_PART),
     (r"^body\.\d+\.res_layer\.0\.weight ", FACE_BACKBONE),
-    (
-        r"^features\.running_mean ",
-        Family("iresnet", "", "an ArcFace iresnet backbone", "UniPortrait takes CurricularFace, PuLID glintr100.onnx"),
-    ),
+    (r"^features\.running_mean ", IRESNET),
     (
         r"^ip_adapter\.\d+\.to_k_ip\.weight \d+x2048$",
         Family("ip-adapter-sdxl", "SDXL", "an IP-Adapter for SDXL", "UniPortrait takes the one for SD 1.5"),

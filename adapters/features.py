@@ -1,6 +1,6 @@
-"""From the two image networks' outputs to the features the ID resampler reads (UniPortrait section 3.2).
+"""From the image networks' outputs to the features that the identity resamplers read (UniPortrait section 3.2).
 
-k is the number of references of ONE person. They are joined on the token axis, so their order does not matter.
+k is the number of references of ONE person. UniPortrait joins them on the token axis, so their order does not matter.
 """
 
 from __future__ import annotations
@@ -27,9 +27,27 @@ def recognition_input(clip_input: Tensor) -> Tensor:
     return _resize(((pixels - 0.5) / 0.5).clamp(-1.0, 1.0), (RECOGNITION_SIZE, RECOGNITION_SIZE))
 
 
+def map_tokens(maps: Tensor) -> Tensor:
+    """Maps (k, C, h, w) as tokens (k, h·w, C), row by row."""
+    return maps.flatten(2).transpose(1, 2)
+
+
+def shallow_tokens(taps: Sequence[Tensor], side: int) -> Tensor:
+    """All maps of a face backbone but the last, brought to side x side and joined channel by channel.
+
+    taps are four maps (k, C, h, w), finest first; (k, side², 64 + 128 + 256) with the published backbones.
+    """
+    return map_tokens(torch.cat([_resize(tap, (side, side)) for tap in taps[:-1]], dim=1))
+
+
+def zero_maps(taps: Sequence[Tensor]) -> list[Tensor]:
+    """What the systems call nobody's face: all-zero maps, one reference long, of the size of `taps`."""
+    return [torch.zeros_like(tap[:1]) for tap in taps]
+
+
 def intrinsic_features(taps: Sequence[Tensor]) -> Tensor:
     """The backbone's deepest map (k, 512, 7, 7) as tokens (1, 49·k, 512)."""
-    return _join_references(taps[-1].flatten(2).transpose(1, 2))
+    return _join_references(map_tokens(taps[-1]))
 
 
 def structure_features(taps: Sequence[Tensor], clip_hidden: Tensor) -> Tensor:
@@ -39,8 +57,7 @@ def structure_features(taps: Sequence[Tensor], clip_hidden: Tensor) -> Tensor:
     output of CLIP's last layer but one, without the class token.
     """
     side = round(clip_hidden.shape[1] ** 0.5)
-    shallow = torch.cat([_resize(tap, (side, side)) for tap in taps[:-1]], dim=1)  # (k, 448, 16, 16)
-    tokens = shallow.flatten(2).transpose(1, 2).to(clip_hidden)
+    tokens = shallow_tokens(taps, side).to(clip_hidden)
     return _join_references(torch.cat([tokens, clip_hidden], dim=-1))
 
 
@@ -49,7 +66,7 @@ def unconditional_features(taps: Sequence[Tensor], clip_hidden: Tensor) -> tuple
 
     clip_hidden (1, 256, 1280) is CLIP's output, without the class token, for an all-zero NORMALISED picture.
     """
-    nothing = [torch.zeros_like(tap[:1]) for tap in taps]
+    nothing = zero_maps(taps)
     return intrinsic_features(nothing), structure_features(nothing, clip_hidden)
 
 

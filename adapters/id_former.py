@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from .attention import Operations
 from .checkpoint import Checkpoint
 from .id_encoder import NUM_SCALES, mapping_network, mapping_sizes
-from .perceiver import PerceiverAttention, feed_forward, learned_queries, num_heads
+from .perceiver import PerceiverLayer, Source, StackSizes, learned_queries
 
 LAYERS_PER_SCALE = 2
 
@@ -39,24 +38,27 @@ class IDFormerSizes:
 
         Raises CheckpointError if a tensor is missing or the number of heads cannot be told.
         """
-        _, num_queries, dim = file.shape(prefix + "latents", 3)
+        stack = StackSizes.from_checkpoint(file, prefix + "layers.", num_sources=1)
         id_dim, embedding_hidden, embedding_out = mapping_sizes(file, prefix + "id_embedding_mapping")
         vit_dim, mapping_hidden, _ = mapping_sizes(file, prefix + "mapping_0")
-        inner, _ = file.shape(prefix + "layers.0.0.to_q.weight", 2)
-        heads = num_heads(file, inner)
         return cls(
             id_dim=id_dim,
             vit_dim=vit_dim,
             embedding_hidden=embedding_hidden,
             mapping_hidden=mapping_hidden,
-            dim=dim,
-            heads=heads,
-            dim_head=inner // heads,
-            num_id_tokens=embedding_out // dim,
-            num_queries=num_queries,
+            dim=stack.dim,
+            heads=stack.heads,
+            dim_head=stack.dim_head,
+            num_id_tokens=embedding_out // stack.dim,
+            num_queries=file.shape(prefix + "latents", 3)[1],
             output_dim=file.shape(prefix + "proj_out", 2)[1],
-            ff_mult=file.shape(prefix + "layers.0.1.1.weight", 2)[0] // dim,
+            ff_mult=stack.ff_mult,
         )
+
+    @property
+    def stack(self) -> StackSizes:
+        """The sizes of the layers alone."""
+        return StackSizes(self.dim, NUM_SCALES * LAYERS_PER_SCALE, self.heads, self.dim_head, self.ff_mult)
 
 
 class IDFormer(nn.Module):
@@ -79,15 +81,7 @@ class IDFormer(nn.Module):
         for scale in range(NUM_SCALES):
             self.add_module(f"mapping_{scale}", mapping_network(sizes.vit_dim, sizes.mapping_hidden, dim, **place))
         self.latents = learned_queries(sizes.num_queries, dim, device, dtype)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    PerceiverAttention(dim, sizes.heads, sizes.dim_head, **place),
-                    feed_forward(dim, sizes.ff_mult, **place),
-                ]
-            )
-            for _ in range(NUM_SCALES * LAYERS_PER_SCALE)
-        )
+        self.layers = nn.ModuleList(PerceiverLayer(sizes.stack, 1, **place) for _ in range(sizes.stack.depth))
         # A matrix that multiplies from the right, and no layer: so it is released.
         self.proj_out = nn.Parameter(torch.empty(dim, sizes.output_dim, device=device, dtype=dtype))
         if not self.proj_out.is_meta:
@@ -108,7 +102,5 @@ class IDFormer(nn.Module):
             # The photos' own tokens stay as they are here: only their copies among the latents are updated.
             features = torch.cat([id_tokens, self.get_submodule(f"mapping_{scale}")(state)], dim=1)
             for layer in self.layers[scale * LAYERS_PER_SCALE : (scale + 1) * LAYERS_PER_SCALE]:
-                attend, feed = cast(nn.ModuleList, layer)
-                latents = latents + attend(features, latents)
-                latents = latents + feed(latents)
+                latents = layer(latents, [Source(features)])
         return latents[:, : self.sizes.num_queries] @ self.proj_out.to(latents)

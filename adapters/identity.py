@@ -14,6 +14,7 @@ from .families import LIKENESS_IDENTITY
 
 FORMAT = "1"
 _FIELDS = ("system", "adapter", "label", "preprocessing")
+_OWN = ("cond", "text")  # the tokens that make the person; "uncond" and "norms" are the adapter's
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,11 +22,14 @@ class Identity:
     """The tokens of one person. Two are equal if all fields are, tensors value by value.
 
     Attributes:
-        system: which system made it: "uniportrait", "pulid-v1", "pulid-v1.1" or "pulid-flux".
-        adapter: fingerprint of the adapter's weights; the tokens mean nothing to another.
-        tokens: "cond" and "uncond", each (m, D), kept as float32 on the CPU. m is 16 for UniPortrait and 32 for PuLID
-            v1.1 and FLUX, however many photos there were; PuLID v1 has ten for the first photo and five or ten for each
-            other one, and as many unconditional tokens.
+        system: which system made it: "uniportrait", "pulid-v1", "pulid-v1.1", "pulid-flux" or "uniid".
+        adapter: fingerprint of the adapter's weights; the tokens mean nothing to another. UniID's branches have one
+            each, "<text>+<adapter>", either of which may be empty.
+        tokens: "cond" and "uncond", each (m, D), kept as float32 on the CPU. m is 16 for UniPortrait, 32 for PuLID
+            v1.1 and FLUX and 25 for UniID, however many photos there were; PuLID v1 has ten for the first photo and
+            five or ten for each other one, and as many unconditional tokens. With UniID's text branch also "text"
+            (n, D), the words of both text encoders side by side as the branch gives them, and with those maybe "norms"
+            (n, 2), the lengths that they should get; with that branch alone m is 0.
         label: the user's name for this person.
         preprocessing: version of the way from photo to features.
     """
@@ -40,9 +44,12 @@ class Identity:
         tokens = {
             key: value.detach().to("cpu", torch.float32, copy=True).contiguous() for key, value in self.tokens.items()
         }
-        if set(tokens) != {"cond", "uncond"} or any(value.ndim != 2 for value in tokens.values()):
-            shapes = {key: tuple(value.shape) for key, value in tokens.items()}
+        shapes = {key: tuple(value.shape) for key, value in tokens.items()}
+        required, optional = {"cond", "uncond"}, {"text", "norms"}
+        if not required <= set(tokens) <= required | optional or any(len(shape) != 2 for shape in shapes.values()):
             raise ValueError(f'an identity needs the tokens "cond" and "uncond" as (m, D), but got {shapes}.')
+        if "norms" in tokens and shapes["norms"] != (len(tokens.get("text", ())), 2):
+            raise ValueError(f'an identity\'s "norms" are (n, 2) for n tokens of "text", but got {shapes}.')
         for key, value in tokens.items():
             if not torch.isfinite(value).all():
                 raise ValueError(
@@ -54,13 +61,15 @@ class Identity:
     @property
     def is_nobody(self) -> bool:
         """True if there are no tokens: a person of whom no photo showed a face, and who is to be left out."""
-        return not len(self.tokens["cond"])
+        return not len(self.tokens["cond"]) and not len(self.tokens.get("text", ()))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Identity):
             return NotImplemented
-        return all(getattr(self, name) == getattr(other, name) for name in _FIELDS) and all(
-            torch.equal(self.tokens[key], other.tokens[key]) for key in self.tokens
+        return (
+            all(getattr(self, name) == getattr(other, name) for name in _FIELDS)
+            and set(self.tokens) == set(other.tokens)
+            and all(torch.equal(self.tokens[key], other.tokens[key]) for key in self.tokens)
         )
 
     def __hash__(self) -> int:
@@ -71,22 +80,25 @@ def mix_identities(main: Identity, shares: Sequence[tuple[Identity, float]], lab
     """Blend other people into main: T = (1 - Σ s)·T_main + Σ s·T_other, as published.
 
     The shares are used as they are: they may be negative or sum to more than 1. For weights w over all of them, main
-    first, pass s = w / Σ w of the others. The unconditional tokens and, without a label, the label are main's; for
-    UniPortrait all should be encoded with one structure scale.
+    first, pass s = w / Σ w of the others. The unconditional tokens, the norms and, without a label, the label are
+    main's; for UniPortrait all should be encoded with one structure scale.
 
-    UniPortrait publishes this sum; for PuLID it is ours. PuLID's tokens, too, have fixed roles by position (in v1 five
-    of the whole face and one for each scale, elsewhere one for each learned query), so it is like with like that is
+    UniPortrait publishes this sum; for the others it is ours. Their tokens, too, have fixed roles by position (in PuLID
+    v1 five of the whole face and one for each scale, elsewhere one for each query), so it is like with like that is
     blended, and a person between the two comes out, not two people side by side. With PuLID v1 all must have equally
-    many photos; the blend is photo by photo.
+    many photos; the blend is photo by photo. UniID's words are blended before they get their norms.
 
     Raises ValueError if they come from different adapters, or have different numbers of tokens.
     """
     rest = 1.0 - sum(share for _, share in shares)
-    mixed = rest * main.tokens["cond"]
+    tokens = dict(main.tokens)
+    own = [kind for kind in _OWN if kind in tokens]
+    for kind in own:
+        tokens[kind] = rest * main.tokens[kind]
     for other, share in shares:
         _check_related(main, other)
-        mixed = mixed + share * other.tokens["cond"]
-    tokens = {"cond": mixed, "uncond": main.tokens["uncond"]}
+        for kind in own:
+            tokens[kind] = tokens[kind] + share * other.tokens[kind]
     return Identity(main.system, main.adapter, tokens, main.label if label is None else label, main.preprocessing)
 
 
@@ -131,8 +143,10 @@ def _check_related(main: Identity, other: Identity) -> None:
         raise ValueError(
             f"cannot mix {pair}: they were encoded with different {main.system} weights. Encode both with one adapter."
         )
-    if main.tokens["cond"].shape != other.tokens["cond"].shape:
-        shapes = f"{tuple(main.tokens['cond'].shape)} and {tuple(other.tokens['cond'].shape)}"
-        raise ValueError(
-            f"cannot mix {pair}: they have different numbers of tokens, {shapes}. Encode both from equally many photos."
-        )
+    for kind in _OWN:
+        one, two = (tuple(each.tokens[kind].shape) if kind in each.tokens else "none" for each in (main, other))
+        if one != two:
+            raise ValueError(
+                f"cannot mix {pair}: they have different numbers of tokens, {one} and {two}. Encode both from equally "
+                "many photos."
+            )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +14,32 @@ from .checkpoint import Checkpoint, CheckpointError
 
 HEADS_KEY = "likeness.heads"  # metadata of files whose heads have another width than the released ones
 MASKED_LOGIT = -100.0  # what the published code adds to the logits of a masked feature token
+
+
+@dataclass(frozen=True)
+class StackSizes:
+    """The sizes of a stack of `PerceiverLayer`s."""
+
+    dim: int
+    depth: int
+    heads: int
+    dim_head: int = 64
+    ff_mult: int = 4
+
+    @classmethod
+    def from_checkpoint(
+        cls, file: Checkpoint, prefix: str, num_sources: int, heads_key: str | None = None
+    ) -> StackSizes:
+        """Read the sizes off the tensors under prefix, such as "id_adapter.layers.".
+
+        heads_key: the metadata entry with the number of heads, `HEADS_KEY` if None; without it heads are 64 wide.
+        Raises CheckpointError if a tensor is missing or the number of heads cannot be told.
+        """
+        inner, dim = file.shape(f"{prefix}0.0.to_q.weight", 2)
+        heads = num_heads(file, inner, heads_key or HEADS_KEY)
+        depth = len({key[len(prefix) :].split(".")[0] for key in file.tensors if key.startswith(prefix)})
+        ff_mult = file.shape(f"{prefix}0.{num_sources}.1.weight", 2)[0] // dim
+        return cls(dim, depth, heads, inner // heads, ff_mult)
 
 
 class PerceiverProjections(nn.Module):
@@ -81,6 +111,41 @@ def feed_forward(
         nn.GELU(),
         operations.Linear(dim * mult, dim, bias=False, **place),
     )
+
+
+class Source(NamedTuple):
+    """Features that latents attend to: tokens (b, n, dim), a factor for what is gathered, a mask (b, n, 1) or None."""
+
+    tokens: Tensor
+    scale: float | Tensor = 1.0
+    mask: Tensor | None = None
+
+
+class PerceiverLayer(nn.ModuleList):
+    """One layer of a resampler: attention to each source of features in turn, then feed-forward, all residual.
+
+    Released files number the parts: "0" and so on for the sources, the last one is the feed-forward.
+    """
+
+    def __init__(
+        self,
+        sizes: StackSizes,
+        num_sources: int,
+        operations: Operations = nn,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        place = {"operations": operations, "device": device, "dtype": dtype}
+        attentions = [PerceiverAttention(sizes.dim, sizes.heads, sizes.dim_head, **place) for _ in range(num_sources)]
+        super().__init__([*attentions, feed_forward(sizes.dim, sizes.ff_mult, **place)])
+
+    def forward(self, latents: Tensor, sources: Sequence[Source | None]) -> Tensor:
+        """Latents (b, l, dim) after the layer; a source that is None is left out."""
+        *attentions, feed = self
+        for attend, source in zip(attentions, sources, strict=True):
+            if source is not None:
+                latents = latents + source.scale * attend(source.tokens, latents, source.mask)
+        return latents + feed(latents)
 
 
 def learned_queries(

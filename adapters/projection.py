@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -58,17 +60,24 @@ def identity_attention(
     there is one identity which counts everywhere. Each identity has its own softmax over its m tokens.
     Returns (B, n, C) in q's dtype. One image prompt is the case N = 1, with a mask as weights.
     """
-    num_identities = kv.keys.shape[1]
-    assert weights is not None or num_identities == 1, f"{num_identities} identities need weights"
-    assert weights is None or weights.shape[-1] == num_identities, (tuple(weights.shape), num_identities)
+    people = [KeysValues(*block) for block in zip(*(x.unbind(1) for x in kv), strict=True)]
 
-    def attend(index: int) -> Tensor:
-        return token_attention(q, KeysValues(kv.keys[:, index], kv.values[:, index]), heads, attention)
+    def term(person: KeysValues, weight: Tensor | None) -> Tensor:
+        attended = token_attention(q, person, heads, attention)
+        return attended if weight is None else weight.to(q) * attended
 
-    if weights is None:
-        return attend(0)
-    weights = weights.to(q)
-    total = weights[:, :, :1] * attend(0)
-    for index in range(1, num_identities):
-        total = total + weights[:, :, index : index + 1] * attend(index)
-    return total
+    return sum_over_people(term, people, weights)
+
+
+def sum_over_people(
+    term: Callable[[KeysValues, Tensor | None], Tensor], people: Sequence[KeysValues], weights: Tensor | None
+) -> Tensor:
+    """The sum of term(person, weight) over people; each one's weight is (B or 1, n or 1, 1).
+
+    weights (B or 1, n or 1, N), or None where there is one person who counts everywhere.
+    """
+    assert people, "no people"
+    assert weights is not None or len(people) == 1, f"{len(people)} people need weights"
+    assert weights is None or weights.shape[-1] == len(people), (tuple(weights.shape), len(people))
+    each: Iterable[Tensor | None] = [None] if weights is None else weights.split(1, dim=-1)
+    return reduce(torch.add, map(term, people, each))

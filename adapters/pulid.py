@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from .flux_attention import HEADS_KEY as BLOCK_HEADS_KEY
 from .flux_attention import FluxAttentionSizes, FluxCrossAttention
 from .id_encoder import IDEncoder, IDEncoderSizes
 from .id_former import IDFormer, IDFormerSizes
-from .layers import SDXL_LAYERS, AttentionLayer, flux_places, sdxl_layers_of_widths
+from .layers import AttentionLayer, flux_places
 from .perceiver import HEADS_KEY
-from .projection import TokenProjection
+from .unet_projections import hidden_widths, layer_numbers, unet_layers, unet_projections
 
 EDITIONS: Mapping[str, Family] = {family.name: family for family in (PULID_V1, PULID_V1_1, PULID_FLUX)}
 RELEASED_FILES = (
@@ -49,11 +48,7 @@ class PuLIDSizes:
     @property
     def layers(self) -> tuple[AttentionLayer, ...]:
         """The UNet's attention layers by number; none for FLUX."""
-        if not self.hidden:
-            return ()
-        layers = sdxl_layers_of_widths(self.hidden[1::2])
-        assert layers is not None, f"no SDXL UNet has layers of the widths {self.hidden}"
-        return layers
+        return unet_layers(self.hidden)
 
 
 class PuLID(nn.Module):
@@ -83,9 +78,7 @@ class PuLID(nn.Module):
             self.encoder = IDFormer(sizes.encoder, **place)
         self.projections = self.blocks = None
         if sizes.block is None:
-            context = sizes.encoder.output_dim
-            cross = {str(layer.number): sizes.hidden[layer.number] for layer in sizes.layers if layer.is_cross}
-            self.projections = nn.ModuleDict({n: TokenProjection(C, context, **place) for n, C in cross.items()})
+            self.projections = unet_projections(sizes.hidden, sizes.encoder.output_dim, **place)
         else:
             self.blocks = nn.ModuleList(FluxCrossAttention(sizes.block, **place) for _ in range(sizes.num_blocks))
 
@@ -158,24 +151,11 @@ def _sizes(file: Checkpoint, names: Mapping[str, str]) -> PuLIDSizes:
     if file.family == PULID_FLUX:
         block = FluxAttentionSizes.from_checkpoint(file, names["blocks"] + "0.", encoder.output_dim)
         return PuLIDSizes(file.family.name, encoder, block=block, num_blocks=_num_blocks(file, names["blocks"], block))
-    return PuLIDSizes(file.family.name, encoder, _hidden_widths(file, names))
-
-
-def _hidden_widths(file: Checkpoint, names: Mapping[str, str]) -> tuple[int, ...]:
-    """Width of each attention layer; the self-attention of a block, which has no weights here, is as wide."""
-    numbers = _numbers(file, names["projections"])
-    widths = [file.shape(f"{names['projections']}{n}.{names['to_k']}.weight", 2)[0] for n in numbers]
-    if numbers != list(range(1, 2 * len(numbers), 2)) or sdxl_layers_of_widths(widths) is None:
-        raise CheckpointError(
-            f"{file.name} ({file.family.label}) has weights for {len(numbers)} cross-attention layers that are not "
-            f"those of SDXL, which has {len(SDXL_LAYERS) // 2} ({names['projections']}1 to .{SDXL_LAYERS[-1].number}, "
-            "odd numbers only): it is incomplete or made for another base model."
-        )
-    return tuple(width for width in widths for _ in range(2))
+    return PuLIDSizes(file.family.name, encoder, hidden_widths(file, names["projections"], names["to_k"]))
 
 
 def _num_blocks(file: Checkpoint, prefix: str, block: FluxAttentionSizes) -> int:
-    numbers = _numbers(file, prefix)
+    numbers = layer_numbers(file, prefix)
     released = len(flux_places())
     whole = numbers == list(range(len(numbers)))
     if not whole or (block.dim == FluxAttentionSizes().dim and len(numbers) != released):
@@ -184,11 +164,6 @@ def _num_blocks(file: Checkpoint, prefix: str, block: FluxAttentionSizes) -> int
             f"({prefix}0 to .{released - 1}): it is incomplete or made for another base model."
         )
     return len(numbers)
-
-
-def _numbers(file: Checkpoint, prefix: str) -> list[int]:
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
-    return sorted({int(match[1]) for key in file.tensors if (match := pattern.match(key))})
 
 
 def _file_keys(keys: Iterable[str], names: Mapping[str, str]) -> dict[str, str]:

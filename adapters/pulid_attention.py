@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import AttentionFunction, split_heads, torch_attention
-from .projection import KeysValues, token_attention
+from .projection import KeysValues, sum_over_people, token_attention
 from .routing import shares_by_attention
 
 FORMS = ("plain", "ortho", "ortho_v2")
@@ -72,22 +72,18 @@ def pulid_attention(
     b = 1 or B, m may differ. weights (B or 1, n or 1, N) are not negative: masks, shares, strengths or their product;
     None is one person who counts everywhere. Weights count inside the sums of the ortho forms (docs/pulid.md, 3.4).
     """
-    assert weights is not None or len(people) == 1, f"{len(people)} people need weights"
-    assert weights is None or weights.shape[-1] == len(people), (tuple(weights.shape), len(people))
     working = q.dtype if form == "plain" else torch.promote_types(q.dtype, torch.float32)
     text_result = text_result.to(working)
-    total = None
-    for index, kv in enumerate(people):
-        term = token_attention(q, kv, heads, attention).to(working)
-        weight = None if weights is None else weights[..., index : index + 1].to(term)
+
+    def term(kv: KeysValues, weight: Tensor | None) -> Tensor:
+        attended = token_attention(q, kv, heads, attention).to(working)
+        weight = None if weight is None else weight.to(attended)
         if form != "plain":
             kept = global_share(q, kv.keys, heads) if form == "ortho_v2" else None
-            term = _without_text_direction(term, text_result, weight, kept)
-        if weight is not None:
-            term = weight * term
-        total = term if total is None else total + term
-    assert total is not None, "no people"
-    return total.to(q.dtype)
+            attended = _without_text_direction(attended, text_result, weight, kept)
+        return attended if weight is None else weight * attended
+
+    return sum_over_people(term, people, weights).to(q.dtype)
 
 
 def global_share(q: Tensor, keys: Tensor, heads: int) -> Tensor:

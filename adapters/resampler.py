@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from .attention import Operations
 from .checkpoint import Checkpoint
-from .perceiver import PerceiverAttention, feed_forward, learned_queries, num_heads
+from .perceiver import PerceiverLayer, Source, StackSizes, learned_queries
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,18 @@ class ResamplerSizes:
 
         Raises CheckpointError if a tensor is missing or the number of heads cannot be told.
         """
-        inner, dim = file.shape(prefix + "layers.0.0.to_q.weight", 2)
-        heads = num_heads(file, inner)
-        numbers = {key[len(prefix) :].split(".")[1] for key in file.tensors if key.startswith(prefix + "layers.")}
         return cls(
             intrinsic_dim=file.shape(prefix + "proj_id.0.weight", 2)[1],
             structure_dim=file.shape(prefix + "proj_clip.0.weight", 2)[1],
-            dim=dim,
-            depth=len(numbers),
-            heads=heads,
-            dim_head=inner // heads,
             num_tokens=file.shape(prefix + "latents", 3)[1],
             output_dim=file.shape(prefix + "proj_out.weight", 2)[0],
-            ff_mult=file.shape(prefix + "layers.0.2.1.weight", 2)[0] // dim,
+            **vars(StackSizes.from_checkpoint(file, prefix + "layers.", num_sources=2)),
         )
+
+    @property
+    def stack(self) -> StackSizes:
+        """The sizes of the layers alone."""
+        return StackSizes(self.dim, self.depth, self.heads, self.dim_head, self.ff_mult)
 
 
 class IDResampler(nn.Module):
@@ -67,16 +64,7 @@ class IDResampler(nn.Module):
         self.latents = learned_queries(sizes.num_tokens, dim, device, dtype)
         self.proj_id = _two_layers(sizes.intrinsic_dim, dim, **shared)
         self.proj_clip = _two_layers(sizes.structure_dim, dim, **shared)
-        self.layers = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    PerceiverAttention(dim, sizes.heads, sizes.dim_head, **shared),  # intrinsic
-                    PerceiverAttention(dim, sizes.heads, sizes.dim_head, **shared),  # structure
-                    feed_forward(dim, sizes.ff_mult, **shared),
-                ]
-            )
-            for _ in range(sizes.depth)
-        )
+        self.layers = nn.ModuleList(PerceiverLayer(sizes.stack, 2, **shared) for _ in range(sizes.depth))
         self.proj_out = operations.Linear(dim, sizes.output_dim, **place)
         self.norm_out = operations.LayerNorm(sizes.output_dim, **place)
 
@@ -95,17 +83,14 @@ class IDResampler(nn.Module):
         one person are concatenated on the token axis.
         """
         features_id = self.proj_id(intrinsic)
-        use_structure = isinstance(structure_scale, Tensor) or structure_scale != 0
-        features_structure = self.proj_clip(structure) if use_structure else None
         if isinstance(structure_scale, Tensor):
             structure_scale = structure_scale.to(features_id)
+        sources: list[Source | None] = [Source(features_id, mask=intrinsic_mask), None]
+        if isinstance(structure_scale, Tensor) or structure_scale != 0:
+            sources[1] = Source(self.proj_clip(structure), structure_scale, structure_mask)
         tokens = self.latents.to(features_id).expand(features_id.shape[0], -1, -1)
         for layer in self.layers:
-            attend_id, attend_structure, feed = cast(nn.ModuleList, layer)
-            tokens = tokens + attend_id(features_id, tokens, intrinsic_mask)
-            if features_structure is not None:
-                tokens = tokens + structure_scale * attend_structure(features_structure, tokens, structure_mask)
-            tokens = tokens + feed(tokens)
+            tokens = layer(tokens, sources)
         return self.norm_out(self.proj_out(tokens))
 
 

@@ -90,7 +90,7 @@ def test_result_has_the_dtype_of_the_queries(case):
 
 def test_several_identities_need_weights(case):
     q, kv, weights = case
-    with pytest.raises(AssertionError, match="3 identities need weights"):
+    with pytest.raises(AssertionError, match="3 people need weights"):
         identity_attention(q, kv, None, 2)
     with pytest.raises(AssertionError, match="2"):
         identity_attention(q, kv, weights[..., :2], 2)

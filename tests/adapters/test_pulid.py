@@ -292,7 +292,7 @@ def test_a_pickle_with_code_is_not_run(saved, tmp_path):
             "is an IP-Adapter for SDXL, UniPortrait takes the one for SD 1.5",
         ),
         ({"double_blocks.0.img_attn.qkv.weight": (9, 3)}, "is a FLUX diffusion model, load it with ComfyUI's own"),
-        ({"text_resampler_1.proj_in.weight": (768, 512)}, "is a UniID text branch, it belongs to UniID"),
+        ({"text_resampler_1.proj_in.weight": (768, 512)}, "is a UniID text branch, open it with Load UniID"),
         (
             {"identity.cond": (10, 8), "identity.uncond": (10, 8)},
             "is a saved Likeness identity, open it with Load Identity",
