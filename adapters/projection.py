@@ -76,7 +76,7 @@ def sum_over_people(
 
     weights (B or 1, n or 1, N), or None where there is one person who counts everywhere.
     """
-    assert people, "no people"
+    assert len(people) > 0, "no people"  # not the list itself, which torch.compile would trace as a tensor
     assert weights is not None or len(people) == 1, f"{len(people)} people need weights"
     assert weights is None or weights.shape[-1] == len(people), (tuple(weights.shape), len(people))
     each: Iterable[Tensor | None] = [None] if weights is None else weights.split(1, dim=-1)
