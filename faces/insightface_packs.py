@@ -22,6 +22,11 @@ DETECTOR = PackNetwork(
     {"buffalo_l": "det_10g.onnx", "antelopev2": "scrfd_10g_bnkps.onnx"},  # UniPortrait's published system's first
     ", or choose the bundled detector, which needs no download",
 )
+GENDER = PackNetwork(
+    "gender network",
+    {"buffalo_l": "genderage.onnx", "antelopev2": "genderage.onnx"},
+    ", or choose the class word yourself",
+)
 RECOGNISER = PackNetwork("ArcFace recogniser", {"antelopev2": "glintr100.onnx"})
 
 
