@@ -72,21 +72,30 @@ def _slashed(key: str) -> str:
     return f"{folder}/{rest}" if folder and rest else key
 
 
+def _outputs_in(file: Any, prefix: str) -> list[str]:
+    names = (_slashed(key).removeprefix("expected/") for key in file.keys())  # noqa: SIM118
+    return sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+
 def _golden_folder() -> Path:
     return Path(os.environ.get("LIKENESS_GOLDEN") or Path(__file__).parent / "golden")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test marked `golden(system, name)` that takes `golden_case` once for each case of that reference file."""
+    """Run a test marked `golden(system, name)` that takes `golden_case` once for each case of that reference file.
+
+    With a third argument, `golden(system, name, "pred.")`, cases are the expected tensors whose names begin so.
+    """
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None or "golden_case" not in metafunc.fixturenames:
         return
-    system, name = marker.args
+    system, name, *outputs = marker.args
     path = _golden_folder() / system / f"{name}.safetensors"
-    cases = ["missing"]  # the `golden` fixture then fails the test
+    cases = []
     if path.is_file():
         with safe_open(path, "pt") as file:
-            cases = sorted(json.loads(file.metadata()["cases"]))
+            cases = _outputs_in(file, *outputs) if outputs else sorted(json.loads(file.metadata()["cases"]))
+    cases = cases or ["missing"]  # the test then fails
     metafunc.parametrize("golden_case", cases, ids=[f"golden-{system}-{name}-{case}" for case in cases])
 
 

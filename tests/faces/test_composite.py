@@ -6,37 +6,41 @@ import torch
 from likeness.faces.composite import WHITENED, clip_input, composite, composite_pictures, label_map, parser_input
 
 
-@pytest.fixture(params=["img0", "img1"])
-def example(request, golden):
-    """One picture of golden 08: pixels, labels, expected tensors, and the size of CLIP's input."""
+@pytest.fixture
+def examples(golden):
+    """The pictures of golden 08: pixels, labels, expected tensors, and the size of CLIP's input."""
     file = golden("pulid", "08_face_composite")
-    inputs, expected = file.inputs(), file.expected()
-    crop = inputs[f"{request.param}.aligned_bgr_uint8"].flip(-1)
-    mine = {key.removeprefix(f"{request.param}."): value for key, value in expected.items() if request.param in key}
-    labels = label_map(inputs[f"{request.param}.parsing_logits"])
-    return crop.movedim(-1, 0)[None].float() / 255, labels, mine, file.metadata["config"]["clip_size"]
+    inputs, expected, config = file.inputs(), file.expected(), file.metadata["config"]
+    assert config["n_images"] > 0
+    found = []
+    for name in (f"img{number}." for number in range(config["n_images"])):
+        crop = inputs[f"{name}aligned_bgr_uint8"].flip(-1)
+        mine = {key.removeprefix(name): value for key, value in expected.items() if key.startswith(name)}
+        labels = label_map(inputs[f"{name}parsing_logits"])
+        found.append((crop.movedim(-1, 0)[None].float() / 255, labels, mine, config["clip_size"]))
+    return found
 
 
-def test_golden_08_parser(example):
-    pixels, labels, expected, _ = example
-    torch.testing.assert_close(parser_input(pixels), expected["parse_input_normalised"], rtol=0, atol=1e-6)
-    torch.testing.assert_close(labels, expected["parse_label_map"], rtol=0, atol=0)
+def test_golden_pulid_08_parser(examples):
+    for pixels, labels, expected, _ in examples:
+        torch.testing.assert_close(parser_input(pixels), expected["parse_input_normalised"], rtol=0, atol=1e-6)
+        torch.testing.assert_close(labels, expected["parse_label_map"], rtol=0, atol=0)
 
 
-def test_golden_08_composite(example):
-    pixels, labels, expected, _ = example
-    got = composite(pixels, labels)
-    torch.testing.assert_close(got, expected["composite_rgb"], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(composite_pictures(got)[0], expected["composite_rgb_uint8"].numpy())
+def test_golden_pulid_08_composite(examples):
+    for pixels, labels, expected, _ in examples:
+        got = composite(pixels, labels)
+        torch.testing.assert_close(got, expected["composite_rgb"], rtol=0, atol=1e-6)
+        np.testing.assert_array_equal(composite_pictures(got)[0], expected["composite_rgb_uint8"].numpy())
 
 
 @pytest.mark.parametrize("antialias", [True, False])
-def test_golden_08_clip_input(example, antialias):
+def test_golden_pulid_08_clip_input(examples, antialias):
     """Tolerance of the file: 1e-5."""
-    pixels, labels, expected, size = example
-    wanted = expected["clip_input_antialias" if antialias else "clip_input_no_antialias"]
-    got = clip_input(composite(pixels, labels), size, antialias)
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    for pixels, labels, expected, size in examples:
+        wanted = expected["clip_input_antialias" if antialias else "clip_input_no_antialias"]
+        got = clip_input(composite(pixels, labels), size, antialias)
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
 
 
 def test_hair_face_and_glasses_are_kept_and_all_else_is_white():

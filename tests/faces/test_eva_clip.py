@@ -44,7 +44,7 @@ def _released_names(key: str) -> str:
 
 
 @torch.inference_mode()
-def test_golden_07_projection_and_hidden_states(golden, timm_models):
+def test_golden_pulid_07_projection_and_hidden_states(golden, timm_models):
     """Tolerances of the file: 1e-5 of the largest value for hidden states, 1e-5 for the projection."""
     file = golden("pulid", "07_eva_clip_tiny")
     head_width = file.metadata["config"]["vision_cfg"]["head_width"]
@@ -90,9 +90,10 @@ def test_every_edition_of_the_file_gives_the_same(original, image, prefix, names
 @torch.inference_mode()
 def test_rotary_constants_tell_the_width_of_a_head(golden, timm_models):
     file = golden("pulid", "07_eva_clip_tiny")
-    constants = {"visual.rope.freqs_cos": torch.zeros(16, 16), "visual.rope.freqs_sin": torch.zeros(16, 16)}
+    config = file.metadata["config"]["vision_cfg"]
+    constants = {f"visual.rope.freqs_{name}": torch.zeros(16, config["head_width"]) for name in ("cos", "sin")}
     tower = EvaClip.from_state_dict(file.weights() | constants)
-    assert {block.attn.num_heads for block in tower.trunk.blocks} == {2}
+    assert {block.attn.num_heads for block in tower.trunk.blocks} == {config["width"] // config["head_width"]}
 
 
 @torch.inference_mode()

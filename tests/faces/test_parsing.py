@@ -10,20 +10,19 @@ from likeness.faces.parsing import FaceParser
 from torch import nn
 
 TINY = BiSeNetSizes(stem=4, stages=(4, 6, 8, 10), context=6, fusion=8, bottleneck=2, head=5)
-SALT = "bisenet-golden"
 
 
-def _formula(key: str, shape: tuple[int, ...]) -> np.ndarray:
+def _formula(salt: str, key: str, shape: tuple[int, ...]) -> np.ndarray:
     """n(key, shape) of the golden README."""
-    random = np.random.RandomState(zlib.crc32(f"{SALT}/{key}".encode()))
+    random = np.random.RandomState(zlib.crc32(f"{salt}/{key}".encode()))
     return random.standard_normal(shape).astype(np.float32)
 
 
-def _formula_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+def _formula_weights(shapes: dict[str, tuple[int, ...]], salt: str) -> dict[str, torch.Tensor]:
     """Golden 12's weights: they are not stored, but defined by key and shape."""
     weights = {}
     for key, shape in shapes.items():
-        n = _formula(f"bisenet.{key}", shape)
+        n = _formula(salt, f"bisenet.{key}", shape)
         if key.endswith("num_batches_tracked"):
             n = np.zeros(shape, np.int64)
         elif key.endswith("running_mean"):
@@ -44,13 +43,18 @@ def _shapes(sizes: BiSeNetSizes) -> dict[str, tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module")
-def full_size() -> dict[str, torch.Tensor]:
-    return _formula_weights(_shapes(BiSeNetSizes()))
+def reference(golden):
+    return golden("pulid", "12_bisenet_formula")
+
+
+@pytest.fixture(scope="module")
+def full_size(reference) -> dict[str, torch.Tensor]:
+    return _formula_weights(_shapes(BiSeNetSizes()), reference.metadata["config"]["salt"])
 
 
 @pytest.fixture
 def tiny() -> dict[str, torch.Tensor]:
-    return _formula_weights(_shapes(TINY))
+    return _formula_weights(_shapes(TINY), "tiny")
 
 
 @pytest.fixture
@@ -59,11 +63,11 @@ def pixels() -> torch.Tensor:
 
 
 @torch.inference_mode()
-def test_golden_12_logits_and_labels(golden, full_size):
+def test_golden_pulid_12_logits_and_labels(reference, full_size):
     """Tolerances of the file: 1e-4 of the largest logit, 99.9 % of the labels."""
-    file = golden("pulid", "12_bisenet_formula")
-    parser, expected = FaceParser.from_state_dict(full_size), file.expected()
-    image = torch.from_numpy(_formula("in.image", (1, 3, *file.metadata["config"]["hw"])))
+    parser, expected = FaceParser.from_state_dict(full_size), reference.expected()
+    config = reference.metadata["config"]
+    image = torch.from_numpy(_formula(config["salt"], "in.image", (1, 3, *config["hw"])))
     logits = parser.network(image)
     reach = float(expected["logits"].abs().max())
     torch.testing.assert_close(logits, expected["logits"], rtol=0, atol=1e-4 * reach)

@@ -16,11 +16,12 @@ from likeness.faces.portraits import (
 
 @pytest.fixture
 def alignment(golden):
-    """Golden 09: RGB picture, landmarks, and the expected tensors as arrays."""
+    """Golden 09: RGB picture, landmarks, the expected tensors as arrays, and which pixels of the portrait are there."""
     file = golden("pulid", "09_face_alignment")
+    stride = file.metadata["config"]["stride"]
     inputs = {key: value.numpy() for key, value in file.inputs().items()}
     expected = {key: value.numpy() for key, value in file.expected().items()}
-    return np.ascontiguousarray(inputs["image_bgr_uint8"][..., ::-1]), inputs["landmarks5"], expected
+    return np.ascontiguousarray(inputs["image_bgr_uint8"][..., ::-1]), inputs["landmarks5"], expected, stride
 
 
 @pytest.fixture
@@ -37,28 +38,29 @@ def random_landmarks():
     return make
 
 
-def test_golden_09_matrices(alignment):
+def test_golden_pulid_09_matrices(alignment):
     """Tolerance of the file: 1e-3 relative to the translation."""
-    _, landmarks, expected = alignment
+    _, landmarks, expected, _ = alignment
     np.testing.assert_array_equal(TEMPLATE_512, expected["facexlib_template_512"])
     for got, name in ((estimate_portrait(landmarks), "facexlib"), (estimate_similarity(landmarks, 112), "arcface")):
         wanted = expected[f"{name}_affine_2x3"]
         np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-3 * np.abs(wanted[:, 2]).max())
 
 
-def test_golden_09_crops(alignment):
+def test_golden_pulid_09_crops(alignment):
     """One grey level, and on average far less."""
-    picture, landmarks, expected = alignment
+    picture, landmarks, expected, stride = alignment
     portrait, crop = align_portrait(picture, landmarks), align(picture, landmarks, 112)
     assert portrait.shape == (512, 512, 3)
-    for got, name in ((portrait[::4, ::4], "aligned512_bgr_uint8_strided"), (crop, "arcface_crop112_bgr_uint8")):
+    seen = portrait[::stride, ::stride]
+    for got, name in ((seen, "aligned512_bgr_uint8_strided"), (crop, "arcface_crop112_bgr_uint8")):
         difference = np.abs(got[..., ::-1].astype(int) - expected[name])
         assert difference.max() <= 1 and difference.mean() < 0.01
 
 
-def test_golden_09_network_inputs(alignment):
+def test_golden_pulid_09_network_inputs(alignment):
     """0.008 is one grey level: the recogniser's crop, and the whole portrait where its detector saw no face."""
-    picture, landmarks, expected = alignment
+    picture, landmarks, expected, _ = alignment
     for crop, name in (
         (align(picture, landmarks, 112), "arcface_blob"),
         (align_portrait(picture, landmarks), "fallback_blob_from_aligned512"),

@@ -34,20 +34,20 @@ def parser_state() -> dict[str, torch.Tensor]:
     return BiSeNet(sizes).state_dict()
 
 
-def test_golden_08_conditions(golden):
+def test_golden_pulid_08_conditions(golden):
     file = golden("pulid", "08_face_composite")
     inputs, expected = file.inputs(), file.expected()
-    for name in ("img0", "img1"):
+    for name in (f"img{number}" for number in range(file.metadata["config"]["n_images"])):
         got = id_condition(inputs[f"{name}.ante_embedding"][None], inputs[f"{name}.clip_proj"])
         torch.testing.assert_close(got, expected[f"{name}.id_cond"], rtol=0, atol=1e-6)
 
 
 @torch.inference_mode()
-def test_golden_08_two_photographs_for_v1_1(golden):
+def test_golden_pulid_08_two_photographs_for_v1_1(golden):
     """What the encoder of v1.1 is given for the person and for nobody, seen at its door."""
     file = golden("pulid", "08_face_composite")
-    inputs, expected = file.inputs(), file.expected()
-    sizes = IDFormerSizes(vit_dim=6, embedding_hidden=(8, 8), mapping_hidden=(8, 8), dim=8, heads=1, dim_head=8)
+    inputs, expected, width = file.inputs(), file.expected(), file.metadata["config"]["vit_dim"]
+    sizes = IDFormerSizes(vit_dim=width, embedding_hidden=(8, 8), mapping_hidden=(8, 8), dim=8, heads=1, dim_head=8)
     encoder, calls = IDFormer(sizes), []
     encoder.register_forward_pre_hook(lambda _, arguments: calls.append(arguments))
     conditions = torch.cat([expected["img0.id_cond"], expected["img1.id_cond"]])

@@ -39,7 +39,8 @@ def networks(golden: Any, recogniser_model: Callable[..., bytes]) -> Networks:
     from likeness.model_patches.managed import managed_whole
 
     torch.manual_seed(3)
-    tower = EvaClip.from_state_dict(golden("pulid", "07_eva_clip_tiny").weights(), head_width=16)
+    file = golden("pulid", "07_eva_clip_tiny")
+    tower = EvaClip.from_state_dict(file.weights(), head_width=file.metadata["config"]["vision_cfg"]["head_width"])
     parser = FaceParser.from_state_dict(BiSeNet(PARSER).state_dict())
     return Networks(managed_whole(tower), managed_whole(parser), ArcFace(recogniser_model(), "test.onnx"))
 

@@ -37,7 +37,7 @@ def models(reference: Any, released_pulid: Any) -> Any:
     config = reference.metadata["config"]
     encoder = IDFormer(IDFormerSizes(14, 10, (11, 9), (7, 13), 12, 3, 4, 5, 32, config["kv_dim"], 2))
     blocks = {f"pulid_ca.{key}": value for key, value in reference.weights("pulid_ca.").items()}
-    metadata = {HEADS_KEY: "3", BLOCK_HEADS_KEY: str(config["ca_heads"])}
+    metadata = {HEADS_KEY: str(encoder.sizes.heads), BLOCK_HEADS_KEY: str(config["ca_heads"])}
     return released_pulid("pulid_flux", encoder, "pulid_encoder.", blocks, metadata)
 
 
@@ -61,14 +61,14 @@ def prompt(reference: Any, prefix: str = "") -> list[Any]:
     return [[inputs[f"{prefix}txt"], {"pooled_output": inputs[f"{prefix}y"], "guidance": guidance}]]
 
 
-@pytest.mark.parametrize("run", ["no_id", "id.w1.0", "id.w0.6"])
-def test_prediction(reference: Any, patcher: Any, models: Any, person: Identity, lab_of: Any, run: str) -> None:
+@pytest.mark.golden("pulid", "06_flux_tiny", "pred.")
+def test_prediction(reference: Any, patcher: Any, models: Any, person: Identity, lab_of: Any, golden_case: str) -> None:
     import comfy.samplers
     from likeness.model_patches.pulid import PulidSettings, apply_pulid
 
     model = patcher
-    if run != "no_id":
-        injection = Injection(scale=float(run.split(".w")[1]))
+    if golden_case != "no_id":
+        injection = Injection(scale=float(golden_case.removeprefix("id.w")))
         model, _ = apply_pulid(patcher, models, [person], PulidSettings(injection))
     sigma = reference.inputs()["timesteps"]
     latent = as_latent(reference, reference.inputs()["img"])
@@ -80,22 +80,38 @@ def test_prediction(reference: Any, patcher: Any, models: Any, person: Identity,
 
     text = prompt(reference)
     found = lab_of().one_call(model, call, sigma, latent, text, text)
-    expected = as_latent(reference, reference.expected()[f"pred.{run}"])
+    expected = as_latent(reference, reference.expected()[f"pred.{golden_case}"])
     assert (found - expected).abs().max() < TOLERANCE
 
 
-@pytest.mark.parametrize("run", ["start0", "start2", "start1_truecfg"])
-def test_whole_runs(reference: Any, patcher: Any, models: Any, person: Identity, run: str) -> None:
+@pytest.fixture(scope="module")
+def shifted(reference: Any, patcher: Any) -> Any:
+    """The model with the schedule's shift set for the picture's size, as the workflows set it."""
+    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
+
+    rows, columns = reference.metadata["config"]["hw_tokens"]
+    return ModelSamplingFlux().patch(patcher, 1.15, 0.5, 16 * columns, 16 * rows)[0]
+
+
+def test_the_schedule_is_comfyuis_simple_one(reference: Any, shifted: Any) -> None:
+    import comfy.samplers
+
+    steps, expected = reference.metadata["config"]["steps"], reference.expected()["schedule"].float()
+    found = comfy.samplers.calculate_sigmas(shifted.get_model_object("model_sampling"), "simple", steps)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)  # ComfyUI's table has steps of 1e-4
+
+
+@pytest.mark.golden("pulid", "06_flux_tiny", "denoise.")
+def test_whole_runs(reference: Any, shifted: Any, models: Any, person: Identity, golden_case: str) -> None:
     """The published loop: Euler over the shifted schedule; true CFG only from one step on."""
     import comfy.samplers
-    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
     from likeness.model_patches.pulid import PulidSettings, apply_pulid
 
     config, inputs = reference.metadata["config"], reference.inputs()
     rows, columns = config["hw_tokens"]
-    (shifted,) = ModelSamplingFlux().patch(patcher, 1.15, 0.5, 16 * columns, 16 * rows)
     sigmas = reference.expected()["schedule"].float()
-    first_step, steps = int(run[5]), config["steps"]
+    start, _, guidance = golden_case.partition("_")
+    first_step, steps = int(start.removeprefix("start")), config["steps"]
     settings = PulidSettings(Injection(scale=config["weights"][0]), start_percent=first_step / steps)
     model, _ = apply_pulid(shifted, models, [person], settings)
     guider = comfy.samplers.CFGGuider(model)
@@ -105,7 +121,7 @@ def test_whole_runs(reference: Any, patcher: Any, models: Any, person: Identity,
     def euler(net: Any, x: torch.Tensor, sigmas: Any, extra_args: Any, **_: Any) -> torch.Tensor:
         x = as_latent(reference, inputs["img"])
         for step in range(steps):
-            guided = run.endswith("truecfg") and step >= config["timestep_to_start_cfg"]
+            guided = guidance == "truecfg" and step >= config["timestep_to_start_cfg"]
             guider.set_cfg(config["true_cfg"] if guided else 1.0)
             denoised = net(x, sigmas[step].expand(len(x)), **extra_args)
             x = x + (sigmas[step + 1] - sigmas[step]) * (x - denoised) / sigmas[step]
@@ -114,5 +130,5 @@ def test_whole_runs(reference: Any, patcher: Any, models: Any, person: Identity,
 
     noise = torch.zeros(1, config["flux"]["in_channels"] // 4, 2 * rows, 2 * columns)
     guider.sample(noise, noise, comfy.samplers.KSAMPLER(euler), sigmas, disable_pbar=True, seed=0)
-    expected = as_latent(reference, reference.expected()[f"denoise.{run}"])
+    expected = as_latent(reference, reference.expected()[f"denoise.{golden_case}"])
     assert (results[0] - expected).abs().max() < TOLERANCE

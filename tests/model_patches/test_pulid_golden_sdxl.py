@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -49,9 +50,21 @@ def models(reference: Any, released_pulid: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def person(reference: Any, models: Any) -> Identity:
-    negative, positive = reference.inputs()["id_embedding"]  # row by row
-    return Identity(models.system, models.weights.fingerprint, {"cond": positive, "uncond": negative})
+def pairs(reference: Any) -> list[list[int]]:
+    """The reference's rows two by two, so that each comes as the negative prompt's and as the positive one's."""
+    rows = len(reference.inputs()["sample"])
+    return [[(row - 1) % rows, row] for row in range(rows)]
+
+
+@pytest.fixture(scope="module")
+def person_of(reference: Any, models: Any) -> Callable[[list[int]], Identity]:
+    """`person_of([0, 1])`: whose tokens in row 0 are nobody's; the reference has tokens of its own for each row."""
+
+    def make(pair: list[int]) -> Identity:
+        negative, positive = reference.inputs()["id_embedding"][pair]
+        return Identity(models.system, models.weights.fingerprint, {"cond": positive, "uncond": negative})
+
+    return make
 
 
 def sinusoids(values: torch.Tensor, width: int) -> torch.Tensor:
@@ -61,9 +74,10 @@ def sinusoids(values: torch.Tensor, width: int) -> torch.Tensor:
     return timestep_embedding(values, width)
 
 
-def predict(model: Any, reference: Any, lab_of: Any) -> torch.Tensor:
-    """The noise prediction for the reference's two rows: the first is the negative prompt's."""
-    inputs, config = reference.inputs(), reference.metadata["config"]["unet"]
+def predict(model: Any, reference: Any, lab_of: Any, pair: list[int]) -> torch.Tensor:
+    """The noise prediction for two of the reference's rows: the first is the negative prompt's."""
+    inputs = {name: tensor[pair] for name, tensor in reference.inputs().items()}
+    config = reference.metadata["config"]["unet"]
     sigma = model.get_model_object("model_sampling").sigma(inputs["timestep"][:1]).reshape(1)
     time_ids = inputs["time_ids"].flatten()
     sizes = sinusoids(time_ids, config["addition_time_embed_dim"]).reshape(len(inputs["time_ids"]), -1)
@@ -88,29 +102,40 @@ def predict(model: Any, reference: Any, lab_of: Any) -> torch.Tensor:
     return lab.one_call(model, call, sigma, latent, [[text[1:], options]], [[text[:1], options]])
 
 
-@pytest.mark.parametrize("run", ["no_id", "plain.nz0.s1.0", "ortho_v2.nz8.s0.8", "ortho.nz16.s0.8"])
-def test_noise_prediction(reference: Any, patcher: Any, models: Any, person: Identity, lab_of: Any, run: str) -> None:
+def injection_of(run: str) -> Injection:
+    form, num_zero, scale = run.split(".", 2)
+    return Injection(form, int(num_zero.removeprefix("nz")), float(scale.removeprefix("s")))
+
+
+@pytest.mark.golden("pulid", "05_sdxl_unet_tiny", "noise_pred.")
+def test_noise_prediction(
+    reference: Any, patcher: Any, models: Any, person_of: Any, pairs: list[list[int]], lab_of: Any, golden_case: str
+) -> None:
     from likeness.model_patches.pulid import PulidSettings, apply_pulid
 
-    model = patcher
-    if run != "no_id":
-        form, num_zero, scale = run.split(".", 2)
-        settings = PulidSettings(Injection(form, int(num_zero[2:]), float(scale[1:])))
-        model, _ = apply_pulid(patcher, models, [person], settings)
-    found = predict(model, reference, lab_of)
-    expected = reference.expected()[f"noise_pred.{run}"]
-    assert (found - expected).abs().max() < TOLERANCE
+    expected = reference.expected()[f"noise_pred.{golden_case}"]
+    for pair in pairs:
+        model = patcher
+        if golden_case != "no_id":
+            settings = PulidSettings(injection_of(golden_case))
+            model, _ = apply_pulid(patcher, models, [person_of(pair)], settings)
+        assert (predict(model, reference, lab_of, pair) - expected[pair]).abs().max() < TOLERANCE, pair
 
 
-def test_the_middle_block_counts(reference: Any, patcher: Any, models: Any, person: Identity, lab_of: Any) -> None:
+def test_the_middle_block_counts(
+    reference: Any, patcher: Any, models: Any, person_of: Any, pairs: list[list[int]], lab_of: Any
+) -> None:
     """The common port leaves its ten layers out: its key never matches."""
     from likeness.model_patches.pulid import PulidSettings, apply_pulid
 
-    model, _ = apply_pulid(patcher, models, [person], PulidSettings())
+    form, num_zero, scale = reference.metadata["config"]["runs"][0]
+    settings, pair = PulidSettings(Injection(form, num_zero, scale)), pairs[-1]
+    model, _ = apply_pulid(patcher, models, [person_of(pair)], settings)
     slots = model.model_options["transformer_options"]["patches_replace"]["attn2"]
     middle = [key for key in slots if key[0] == "middle"]
-    assert middle == [("middle", 0, 0), ("middle", 0, 1)]
+    depth = reference.metadata["config"]["unet"]["transformer_layers_per_block"][-1]
+    assert middle == [("middle", 0, index) for index in range(depth)]
     for key in middle:
         del slots[key]
-    found = predict(model, reference, lab_of)
-    assert (found - reference.expected()["noise_pred.plain.nz0.s1.0"]).abs().max() > 10 * TOLERANCE
+    expected = reference.expected()[f"noise_pred.{form}.nz{num_zero}.s{scale}"][pair]
+    assert (predict(model, reference, lab_of, pair) - expected).abs().max() > 10 * TOLERANCE
