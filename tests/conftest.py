@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import json
+import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -29,8 +33,9 @@ class Golden:
     """One file of reference tensors.
 
     `tensors` holds every tensor as stored, by its full key; `metadata` the file's metadata with JSON values parsed.
-    PuLID's files name tensors `weights.<key>`, `in.<name>` and `out.<name>`: they are read as if they were
-    `weights/<key>`, `inputs/<name>` and `expected/<name>`, so that one set of methods serves all systems.
+    PuLID's and UniID's files name tensors `weights.<key>`, `in.<name>` and `out.<name>`: they are read as if they were
+    `weights/<key>`, `inputs/<name>` and `expected/<name>`, so that one set of methods serves all systems. Tensors that
+    UniID's files only define by a formula are there like the others.
     """
 
     path: Path
@@ -39,7 +44,24 @@ class Golden:
 
     def weights(self, prefix: str = "") -> dict[str, torch.Tensor]:
         """Weights below `weights/<prefix>` without that prefix: float32 (stored as float16), integers as they are."""
-        return {key: _float32(value) for key, value in self._below("weights/" + prefix).items()}
+        return self.part("weights/" + prefix)
+
+    def part(self, prefix: str) -> dict[str, torch.Tensor]:
+        """Tensors below a prefix, without it; as for `weights`, for files that name their networks at the top."""
+        return {key: _float32(value) for key, value in self._below(prefix).items()}
+
+    def formula(self, key: str, shape: Sequence[int], mean: float = 0.0, amplitude: float = 1.0) -> torch.Tensor:
+        """A tensor that is defined by its name, in the words of the README of UniID's files; float32."""
+        wide, mask = np.uint64, np.uint64(0xFFFFFFFF)
+        seed = wide((zlib.crc32(key.encode()) + self.metadata["config"]["formula_seed"]) % 2**32)
+        h = (np.arange(math.prod(shape), dtype=wide) * wide(2654435761) + seed) & mask
+        h ^= h >> wide(16)
+        h = (h * wide(2246822519)) & mask
+        h ^= h >> wide(13)
+        h = (h * wide(3266489917)) & mask
+        h ^= h >> wide(16)
+        drawn = 2.0 * h.astype(np.float64) / 2**32 - 1.0
+        return torch.from_numpy((mean + amplitude * drawn).astype(np.float32)).reshape(tuple(shape))
 
     def cases(self) -> list[str]:
         return sorted(self.metadata.get("cases", {}))
@@ -57,6 +79,12 @@ class Golden:
 
 def _float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _amplitude(text: str) -> float:
+    """ "0.5" or "sqrt(3/512)"."""
+    root = re.fullmatch(r"sqrt\((\d+)/(\d+)\)", text)
+    return math.sqrt(int(root[1]) / int(root[2])) if root else float(text)
 
 
 def _parsed(text: str) -> Any:
@@ -113,7 +141,10 @@ def golden() -> Callable[[str, str], Golden]:
             pytest.fail(f"the reference file {path} is missing")
         with safe_open(path, "pt") as file:
             metadata = {key: _parsed(value) for key, value in (file.metadata() or {}).items()}
-            return Golden(path, {_slashed(key): file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+            found = Golden(path, {_slashed(key): file.get_tensor(key) for key in file.keys()}, metadata)  # noqa: SIM118
+        for key, defined in metadata.get("config", {}).get("formula_tensors", {}).items():
+            found.tensors[_slashed(key)] = found.formula(key, defined["shape"], 0.0, _amplitude(defined["amp"]))
+        return found
 
     return read
 
