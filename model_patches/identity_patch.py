@@ -121,6 +121,10 @@ class IdentityPatch(ABC):
         """What each layer needs of these people, (m, D) float32 for each; computed in float32, kept in dtype."""
 
     @abstractmethod
+    def scale_at(self, run: Run, sigma: float) -> float:
+        """The factor of the people's term in a model call at this noise level; 0 leaves it out."""
+
+    @abstractmethod
     def fill_slots(self, model: ModelPatcher) -> int:
         """Install the slots of all layers; returns how many."""
 
@@ -141,7 +145,7 @@ class IdentityPatch(ABC):
         assert run.latent_size is not None
         self.regions.check_aspect(run.latent_size)
         self.record.clear()
-        if not any(self.window.contains(sigma) for sigma in run.sigmas):
+        if not any(self.window.contains(sigma) for sigma in run.schedule.sigmas):
             return
         comfy.model_management.load_models_gpu([self.weights])
         prepared = run.prepared(self, *run.place)

@@ -11,8 +11,8 @@ from ..adapters.layers import FluxPlace
 from .base_model import WantedBase, check_attention_layers, find_flux_places
 from .people import check_anybody, check_identities
 from .pulid_flux import PulidFluxPatch
+from .pulid_patch import TITLE, PulidPatch, PulidSettings
 from .pulid_sdxl import PulidSdxlPatch
-from .pulid_settings import TITLE, PulidSettings
 from .routing_maps import RoutingRecord
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def apply_pulid(
     places = _check_base(model, models)
     check_anybody(TITLE, identities)
     check_identities(TITLE, NAMES[models.system], identities, models, settings.masks)
-    patch: PulidFluxPatch | PulidSdxlPatch
+    patch: PulidPatch
     if places:
         patch = PulidFluxPatch(model, models, identities, settings, places)
     else:

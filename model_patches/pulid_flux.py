@@ -11,8 +11,7 @@ import torch
 from ..adapters.flux_attention import FoldedTokens, folded_logits, folded_output, folded_shares
 from ..adapters.identity import Identity
 from ..adapters.layers import FluxPlace
-from .identity_patch import IdentityPatch
-from .pulid_settings import FAMILY, PulidSettings
+from .pulid_patch import PulidPatch, PulidSettings
 from .rows import weights_of_rows
 from .sampling_run import ModelCall, Rows, call_of
 from .slots import BlockSlot, Patch, fill_block
@@ -25,11 +24,9 @@ if TYPE_CHECKING:
 TEXT_TOKENS = "text tokens"
 
 
-class PulidFluxPatch(IdentityPatch):
+class PulidFluxPatch(PulidPatch):
     """One Apply node's state on a FLUX model. Prepared for each place: the people's folded tokens, b = 1."""
 
-    family = FAMILY
-    settings: PulidSettings
     models: PulidModels
 
     def __init__(
@@ -93,10 +90,10 @@ class PulidBlockSlot(BlockSlot):
         added = parts[0] if len(parts) == 1 else torch.cat(parts)
         # Never in place: a pack that skips blocks may keep what they gave and hand it out again.
         if image.shape == tokens.shape:
-            tokens = torch.add(tokens, added, alpha=self.patch.settings.injection.scale)
+            tokens = torch.add(tokens, added, alpha=call.scale)
         else:
             tokens = tokens.clone()
-            tokens[:, first : first + height * width].add_(added, alpha=self.patch.settings.injection.scale)
+            tokens[:, first : first + height * width].add_(added, alpha=call.scale)
         return {**out, "img": tokens}
 
     def _term(self, call: ModelCall, rows: Rows, image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

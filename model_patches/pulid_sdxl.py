@@ -9,16 +9,12 @@ import torch
 from ..adapters.attention import AttentionFunction
 from ..adapters.projection import KeysValues
 from ..adapters.pulid_attention import pulid_attention
-from .pulid_settings import FAMILY, PulidSettings
-from .sampling_run import ModelCall
+from .pulid_patch import PulidPatch
 from .sdxl_layers import SdxlPatch
 
 
-class PulidSdxlPatch(SdxlPatch):
+class PulidSdxlPatch(PulidPatch, SdxlPatch):
     """One Apply node's state on an SDXL model; O of the formulas is what the slot would give without us."""
-
-    family = FAMILY
-    settings: PulidSettings
 
     @property
     def num_zero(self) -> int:
@@ -28,9 +24,6 @@ class PulidSdxlPatch(SdxlPatch):
     def merges(self) -> bool:
         # In the ortho forms each person has a projection of their own, taken where their mask is.
         return self.settings.injection.form == "plain" or not self.regions.masked
-
-    def scale(self, call: ModelCall) -> float:
-        return self.settings.injection.scale
 
     def added(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -41,21 +41,43 @@ class Rows:
     area: Area | None
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels of a run.
+
+    Attributes:
+        sampling: the model's own noise schedule, ComfyUI's model_sampling.
+        sigmas: of each step, and what is left behind the last; none outside a run.
+        empty_latent: whether the run begins without any picture.
+    """
+
+    sampling: Any
+    sigmas: tuple[float, ...] = ()
+    empty_latent: bool = False
+
+
 class Run:
     """One sampling run: what is computed once, and who the rows of a batch belong to."""
 
-    def __init__(
-        self,
-        guider: Any = None,
-        latent_size: tuple[int, int] | None = None,
-        sigmas: tuple[float, ...] = (),
-    ) -> None:
+    def __init__(self, schedule: Schedule, guider: Any = None, latent_size: tuple[int, int] | None = None) -> None:
+        self.schedule = schedule
         self.latent_size = latent_size
-        self.sigmas = sigmas
         self.cache: dict[Any, Any] = {}
         self.planned_layers = 0
         self.reached_layers = 0
         self._guider = guider
+
+    @classmethod
+    def starting(cls, guider: Any, noise: torch.Tensor, latent_image: torch.Tensor, sigmas: torch.Tensor) -> Run:
+        """The run that `guider` is about to begin: what an OUTER_SAMPLE wrapper is given."""
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        schedule = Schedule(sampling, tuple(sigmas.tolist()), not torch.count_nonzero(latent_image))
+        return cls(schedule, guider, (noise.shape[-2], noise.shape[-1]))
+
+    @property
+    def conditionings(self) -> Mapping[str, Sequence[dict[str, Any]]]:
+        """The entries of each conditioning by its name, copies of this run's own; none outside a run."""
+        return getattr(self._guider, "conds", None) or {}
 
     @property
     def place(self) -> tuple[torch.device, torch.dtype]:
@@ -66,7 +88,7 @@ class Run:
     @property
     def guided(self) -> bool:
         """True if the negative prompt will be computed: it is left out where its factor is 0."""
-        return "negative" in self._guider.conds and getattr(self._guider, "cfg", None) != 1.0
+        return "negative" in self.conditionings and getattr(self._guider, "cfg", None) != 1.0
 
     def cached(self, key: Any, compute: Callable[[], Any]) -> Any:
         """The value under `key`, computed at the first use of this run."""
@@ -89,10 +111,9 @@ class Run:
         The guider's conditionings are asked by uuid; the index in cond_or_uncond alone is ambiguous, since guiders
         with three conditionings number them from the negative one.
         """
-        conditionings = getattr(self._guider, "conds", None) or {}
         by_uuid = {
             entry["uuid"]: (name == "negative", tuple(entry["area"]) if "area" in entry else None)
-            for name, entries in conditionings.items()
+            for name, entries in self.conditionings.items()
             for entry in entries or ()
             if "uuid" in entry
         }
@@ -106,6 +127,7 @@ class ModelCall:
     """What one call of the model means for one patch; decided once, read by every layer."""
 
     run: Run
+    scale: float  # of the people's term
     prepared: Any
     rows: tuple[Rows, ...]
     rows_per_chunk: int
@@ -132,6 +154,9 @@ class RunPatch(Protocol):
     def prepare(self, device: torch.device, dtype: torch.dtype) -> Any:
         """Compute what does not change while sampling; called once per run, device and dtype."""
 
+    def scale_at(self, run: Run, sigma: float) -> float:
+        """The factor of the people's term in a model call at this noise level."""
+
     def finish_call(self, call: ModelCall) -> None:
         """Called after each model call inside the window."""
 
@@ -152,7 +177,7 @@ def follow_runs(model: ModelPatcher, patch: RunPatch, num_layers: int) -> None:
         **kwargs: Any,
     ) -> torch.Tensor:
         guider = executor.class_obj
-        run = Run(guider, (noise.shape[-2], noise.shape[-1]), tuple(sigmas.tolist()))
+        run = Run.starting(guider, noise, latent_image, sigmas)
         try:
             patch.begin(run)
             guider.model_options["transformer_options"][_run_key(patch)] = run  # a copy that ComfyUI drops afterwards
@@ -176,7 +201,7 @@ def follow_runs(model: ModelPatcher, patch: RunPatch, num_layers: int) -> None:
         sigma = options.get(SIGMA_KEY)
         if sigma is None:  # the one device-to-host copy of this call, however many patches there are
             sigma = options[SIGMA_KEY] = float(t.flatten()[0])
-        call = _begin_call(patch, options, x, executor.class_obj) if patch.window.contains(sigma) else None
+        call = _begin_call(patch, options, sigma, x, executor.class_obj) if patch.window.contains(sigma) else None
         options[patch.key] = call
         options[SLOTS_KEY] = options.get("patches_replace", {})
         token = _CURRENT.set({**_CURRENT.get({}), patch.key: call})
@@ -218,13 +243,14 @@ def _run_key(patch: RunPatch) -> str:
     return patch.key + ".run"
 
 
-def _begin_call(patch: RunPatch, options: dict[str, Any], x: torch.Tensor, base_model: Any) -> ModelCall:
+def _begin_call(patch: RunPatch, options: dict[str, Any], sigma: float, x: torch.Tensor, base_model: Any) -> ModelCall:
     # A call outside a sampling run (a script, a test) gets a run of its own.
-    run: Run = options.get(_run_key(patch)) or Run()
+    run: Run = options.get(_run_key(patch)) or Run(Schedule(base_model.model_sampling))
     origins = run.chunk_origins(options)
     size = (x.shape[-2], x.shape[-1])
     return ModelCall(
         run=run,
+        scale=patch.scale_at(run, sigma),
         prepared=run.prepared(patch, x.device, base_model.get_dtype_inference()),
         rows=_merge_rows(origins, x.shape[0] // len(origins)),
         rows_per_chunk=x.shape[0] // len(origins),

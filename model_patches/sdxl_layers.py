@@ -35,10 +35,6 @@ class SdxlPatch(IdentityPatch):
         return False
 
     @abstractmethod
-    def scale(self, call: ModelCall) -> float:
-        """The factor of the people's term in this call; 0 leaves it out."""
-
-    @abstractmethod
     def added(
         self,
         q: torch.Tensor,
@@ -91,13 +87,12 @@ class SdxlSlot(AttentionSlot):
         if call is None:
             return out
         call.reached.add(self.number)
-        scale = self.patch.scale(call)
-        if scale == 0:
+        if call.scale == 0:
             return out
         text_result = out
         if self.patch.measures_text and self.before(extra_options) is not None:
             text_result = host_attention(extra_options)(q, k, v, extra_options["n_heads"])
-        return torch.add(out, self._term(call, q, text_result, extra_options), alpha=scale)
+        return torch.add(out, self._term(call, q, text_result, extra_options), alpha=call.scale)
 
     def _term(
         self, call: ModelCall, q: torch.Tensor, text_result: torch.Tensor, options: dict[str, Any]

@@ -124,6 +124,10 @@ class UniPortraitPatch:
         self.regions.check_aspect(run.latent_size)
         self.record.clear()
 
+    def scale_at(self, run: Run, sigma: float) -> float:
+        """The identities' factor, the same in all steps."""
+        return self.settings.id_scale
+
     def prepare(self, device: torch.device, dtype: torch.dtype) -> dict[int, PreparedLayer]:
         """Keys, values and router keys of all cross-attention layers; float32 in the making."""
         layers = {}

@@ -107,7 +107,7 @@ class CrossAttentionSlot(UniPortraitSlot):
         out = self.underlying(q, k, v, options)
         settings, prepared = self.patch.settings, call.prepared[self.number]
         if self.patch.draws:
-            out = torch.add(out, self._identity_term(call, prepared.identity, q, options), alpha=settings.id_scale)
+            out = torch.add(out, self._identity_term(call, prepared.identity, q, options), alpha=call.scale)
         prompt = settings.image_prompt
         if prompt is not None and prompt.scale > 0:
             out = torch.add(out, self._image_term(call, prepared.image, prompt, q, options), alpha=prompt.scale)

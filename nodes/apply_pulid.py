@@ -13,7 +13,7 @@ from ..adapters.pulid_attention import FORMS, PRESETS, Injection
 from ..model_patches.identity_patch import SHARING
 from ..model_patches.pulid import NAMES, apply_pulid
 from ..model_patches.pulid_models import PulidModels
-from ..model_patches.pulid_settings import PulidSettings
+from ..model_patches.pulid_patch import PulidSettings
 from ..model_patches.routing_maps import RoutingRecord
 from .people import connected_people, people_inputs, soft_edges_input, window_inputs
 from .previews import shown

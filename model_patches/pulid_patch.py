@@ -1,13 +1,13 @@
-"""How an Apply PuLID node was set, for both base models."""
+"""What PuLID's patches for SDXL and FLUX share: how an Apply node was set, and its strength."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
 from ..adapters.pulid_attention import Injection
-from .identity_patch import PeopleSettings
+from .identity_patch import IdentityPatch, PeopleSettings
+from .sampling_run import Run
 
-FAMILY = "likeness.pulid"
 TITLE = "Apply PuLID"
 
 
@@ -28,3 +28,13 @@ class PulidSettings(PeopleSettings):
     def has_effect(self) -> bool:
         """False if the strength is 0."""
         return self.injection.scale != 0
+
+
+class PulidPatch(IdentityPatch):
+    """One Apply node's state, on either base."""
+
+    family = "likeness.pulid"
+    settings: PulidSettings
+
+    def scale_at(self, run: Run, sigma: float) -> float:
+        return self.settings.injection.scale
