@@ -20,6 +20,7 @@ from .table import ROWS, make_table
 from .unpack import unpack
 
 STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "ablations", "table", "export")
+LEFT = ("sets", "ablations", "table")  # what finished weights do not hold
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -27,11 +28,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="likeness.recipes", description=__doc__)
     parser.add_argument("recipe", choices=RECIPES, help="gpu: one data-centre card, 25 minutes. cpu: two cores, hours.")
     parser.add_argument("--folder", type=Path, help="where everything is kept: output/recipe-NAME")
-    parser.add_argument("--only", nargs="+", choices=STEPS, default=STEPS, help="these steps only")
+    parser.add_argument("--only", nargs="+", choices=STEPS, help="these steps only")
     parser.add_argument("--weights", type=Path, help="where the finished weights go: weights in the folder")
     parser.add_argument("--device", help="cuda, cpu, mps: the best there is")
     parser.add_argument(
-        "--start", type=Path, metavar="WEIGHTS", help="first take base model, encoders and adapters from such a folder"
+        "--start", type=Path, metavar="WEIGHTS", help=f"begin with these finished weights; then only {', '.join(LEFT)}"
     )
     options = parser.parse_args(arguments)
     folder = options.folder or Path("output", f"recipe-{options.recipe}")
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str]) -> int:
     workshop = Workshop(RECIPES[options.recipe], folder, device, say, TinySizes())
     if options.start is not None:
         unpack(workshop, options.start)
+    wanted = options.only or (STEPS if options.start is None else LEFT)
     for name in STEPS:
-        if name in options.only:
+        if name in wanted:
             _make(workshop, name, options.weights)
     return 0
 

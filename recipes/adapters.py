@@ -33,7 +33,7 @@ COARSE, DETAILS = Part(0.1, 0.1), Part(1.0, 0.5)
 
 @dataclass(frozen=True)
 class Variant:
-    """One training run; `model` is what differs from the trainer's defaults, `start` the stage I run of a stage II."""
+    """One training run; `model` is what differs from the trainer's defaults, `start` a stage I it goes on from."""
 
     name: str
     stage: int
@@ -45,7 +45,7 @@ NO_DROPPING = {"dropping": {"structure_path": 0.0, "structure_tokens": 0.0}}
 UNIPORTRAIT = (Variant("single", 1), Variant("pairs", 2, start="single"))
 ABLATIONS = (
     Variant("single-global", 1, {"intrinsic": "global"}),
-    Variant("single-no-dropping", 1, NO_DROPPING),
+    Variant("single-no-dropping", 1, NO_DROPPING, start="single"),
     Variant("pairs-no-routing-loss", 2, {"routing": {"loss_weight": 0.0}}, start="single"),
     Variant("pairs-no-router", 2, {"routing": {"mode": "none"}}, start="single"),
 )
@@ -60,8 +60,8 @@ def train_variant(workshop: Workshop, variant: Variant) -> None:
     """Train it with `likeness.trainer`, or go on where it was stopped."""
     recipe = workshop.recipe
     parts = [(COARSE, recipe.stage1), (DETAILS, recipe.stage1_details)]
-    if variant.stage == 2:
-        parts = [(DETAILS, recipe.stage2)]
+    if variant.start is not None:
+        parts = [(DETAILS, recipe.stage2 if variant.stage == 2 else recipe.stage1_details)]
     path = workshop.folder / "configs" / f"{variant.name}.json"
     path.parent.mkdir(exist_ok=True)
     first = 0

@@ -24,7 +24,7 @@ from .text import new_text_encoder
 def unpack(workshop: Workshop, weights: Path) -> None:
     """Write base model, encoders and adapters of `weights` into the working folder, rounded to float16 as they are.
 
-    Whatever the steps "vae", "base", "encoders" and "adapters" make is there then; they need not run.
+    What the steps "vae", "base", "encoders" and "adapters" would make is there then, and need not be made.
     """
     sizes = workshop.sizes
     tensors = {key: _float(value) for key, value in trained.part("base", weights).items()}

@@ -21,7 +21,9 @@ class BaseFiles(Settings):
     clip_vision: Path = Field(description="CLIP vision tower: a transformers folder, or the ViT-H file.")
     backbone: Path = Field(description="Face recognition backbone, .bin or .safetensors.")
     stage_one: Path | None = Field(
-        default=None, description="Stage II: stage I's faceid file, or a checkpoint or run folder that holds one."
+        default=None,
+        description="Stage I's faceid file, or a checkpoint or run folder that holds one. Stage II is built on it; "
+        "stage I goes on from it instead of new weights, the released file for example.",
     )
 
 
@@ -125,8 +127,6 @@ class TrainingConfig(Settings):
                 "stage II starts from stage I's result: set base.stage_one to its run folder, or to its "
                 "uniportrait-faceid_sd15.safetensors"
             )
-        if self.model.stage == 1 and self.base.stage_one is not None:
-            raise ValueError("base.stage_one is for model.stage 2; stage I starts afresh, so leave it out")
         ramps = self.optimiser.warmup_steps + self.optimiser.decay_steps
         if ramps > self.steps:
             raise ValueError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from likeness.adapters.uniportrait import load_uniportrait
 from likeness.demo import trained
 from likeness.demo.tiny_layouts import taesd_shapes, text_shapes, under, unet_shapes
 from likeness.demo.tiny_sizes import TinySizes
-from likeness.recipes.adapters import DETAILS, UNIPORTRAIT, run_of, steps_done, train_variant
+from likeness.recipes.adapters import ABLATIONS, DETAILS, UNIPORTRAIT, run_of, steps_done, train_variant
 from likeness.recipes.export import export
 from likeness.recipes.recipe import CPU, Training
 from likeness.recipes.steps import Workshop
 from likeness.recipes.table import ROWS, make_table
+from likeness.recipes.unpack import unpack
 
 MINIATURE = dataclasses.replace(
     CPU,
@@ -67,6 +69,23 @@ def test_the_weights_are_complete_files(workshop, tmp_path):
     assert adapter.routers is not None
     assert trained.made(tmp_path) == {"recipe": "miniature", "side": 64, "rows": {}}
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 20e6
+
+
+def test_a_recipe_starts_from_its_own_weights(workshop, tmp_path):
+    """What is unpacked is packed again to the same bytes, and carries the ablations."""
+    export(workshop, tmp_path / "first", workshop.folder / "no results")
+    again = dataclasses.replace(workshop, folder=tmp_path / "again")
+    again.folder.mkdir()
+    unpack(again, tmp_path / "first")
+    export(again, tmp_path / "second", workshop.folder / "no results")
+    first, second = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("first", "second")
+    )
+    assert [name for name in first if first[name] != second.get(name)] == []
+    shutil.copytree(workshop.folder / "sets", again.folder / "sets")
+    for variant in ABLATIONS[1:]:
+        train_variant(again, variant)
+        assert steps_done(again, variant) == 2
 
 
 def test_the_table_is_written(workshop, tmp_path):

@@ -159,14 +159,23 @@ def trained_counts(module: UniPortraitTraining) -> dict[str, int]:
 
 
 def _adapter(config: TrainingConfig, base: BaseModel, encoders: FaceEncoders) -> UniPortrait:
-    if config.model.stage == 1:
+    if config.base.stage_one is None:
+        assert config.model.stage == 1, "the settings were checked"
         return new_adapter(base.unet, encoders.sizes, config.seed, config.model)
-    assert config.base.stage_one is not None, "the settings were checked"
     file = find_stage_one(config.base.stage_one, RELEASED_NAMES[1])
-    adapter = with_router(load_adapter(file), config.seed)
+    adapter = load_adapter(file)
+    if config.model.stage == 2:
+        adapter = with_router(adapter, config.seed)
     widths = tuple(base.unet.get_submodule(layer.diffusers).to_q.out_features for layer in SD15_LAYERS)
     if adapter.sizes.hidden != widths:
         raise TrainingError(f"{file} was trained on another base model: its layers are not as wide as {base.name}'s.")
+    read, given = adapter.sizes.resampler, encoders.sizes
+    intrinsic = given.embedding if config.model.intrinsic == "global" else given.intrinsic
+    if (read.intrinsic_dim, read.structure_dim) != (intrinsic, given.structure):
+        raise TrainingError(
+            f"{file} was trained with other face encoders, or another model.intrinsic: it reads features "
+            f"{read.intrinsic_dim} and {read.structure_dim} wide, and gets {intrinsic} and {given.structure}."
+        )
     return adapter
 
 

@@ -92,11 +92,6 @@ def test_settings_that_do_not_go_together(override, words):
         read_config(TrainingConfig, "uniportrait-paper-stage2", [override])
 
 
-def test_stage_one_takes_no_file_of_stage_one():
-    with pytest.raises(ConfigError, match="leave it out"):
-        read_config(TrainingConfig, "tiny-stage1", ["base.stage_one=x"])
-
-
 def test_every_setting_is_either_harmless_or_guarded():
     """Each harmless name exists, and a changed value of any other setting is found."""
     config = resolved(read_config(TrainingConfig, "tiny-stage1"))

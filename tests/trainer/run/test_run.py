@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from likeness.adapters.uniportrait import load_uniportrait
+from likeness.adapters.uniportrait import load_uniportrait, save_faceid
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -122,6 +122,28 @@ def test_settings_are_saved_with_run_and_checkpoint(two_stages):
     saved = yaml.safe_load((two_stages.one / "config.yaml").read_text())
     assert (saved["steps"], saved["optimiser"]["epsilon"], saved["data"]["path"][0]) == (4, 1e-8, "/")
     assert yaml.safe_load((checkpoint(two_stages.one) / "config.yaml").read_text()) == saved
+
+
+def test_stage_one_goes_on_from_a_released_file(runs, stage_one_file):
+    """With steps of nearly no length what comes out is what went in; new weights would be others."""
+    assert runs.run("tuned", base__stage_one=stage_one_file, optimiser__learning_rate=1e-30, steps=3) == 0
+    made = runs.folder / "tuned" / "checkpoints" / "step-00000003" / stage_one_file.name
+    tuned, start = load_file(made), load_file(stage_one_file)
+    torch.testing.assert_close(tuned, start, rtol=0, atol=1e-20)
+
+
+def test_stage_one_refuses_a_file_of_other_encoders(runs, tiny_world, tmp_path, capsys):
+    from likeness.trainer.model.base_model import load_base_model
+    from likeness.trainer.model.encoders import FeatureSizes
+    from likeness.trainer.model.settings import ModelSettings
+    from likeness.trainer.model.weights import new_adapter
+
+    base = load_base_model(tiny_world.base, "cpu", torch.float32)
+    sizes = {"rank": 2, "width": 16, "depth": 1, "heads": 1, "head_width": 16, "tokens": 4}
+    other = new_adapter(base.unet, FeatureSizes(11, 12, 256, 10), 0, ModelSettings(sizes=sizes))
+    save_faceid(tmp_path / "other.safetensors", other)
+    assert runs.run("run", base__stage_one=tmp_path / "other.safetensors") == 2
+    assert "reads features 11 and 12 wide" in capsys.readouterr().err
 
 
 def test_files_for_the_nodes_can_be_half_as_large(runs):
