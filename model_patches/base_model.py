@@ -57,7 +57,8 @@ def check_attention_layers(
 ) -> None:
     """Refuse a model whose attention layers are not those of the adapter.
 
-    `hidden_widths` holds C of each layer by its number; `context_width` is D of the cross-attention layers.
+    `hidden_widths` holds C of each layer by its number, or nothing where any C will do; `context_width` is D of the
+    cross-attention layers.
 
     Raises:
         ValueError: a layer is missing or has other widths; the message names the model's family and both widths.
@@ -68,7 +69,7 @@ def check_attention_layers(
             to_k = model.get_model_object(layer.weight_prefix + "to_k")
         except AttributeError:
             raise base.other_network(model) from None
-        hidden = hidden_widths[layer.number]
+        hidden = hidden_widths[layer.number] if hidden_widths else to_q.out_features
         wanted = (hidden, context_width if layer.is_cross else hidden)
         found = (to_q.out_features, to_k.in_features)
         if found != wanted:

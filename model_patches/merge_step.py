@@ -13,7 +13,6 @@ from typing import Any
 from .sampling_run import Schedule
 from .window import ROUNDING
 
-TITLE = "Apply UniID"
 ALWAYS, NEVER = math.inf, 0.0  # thresholds
 # The threshold of a step lies this part of the way, in log sigma, to the step before it: samplers that evaluate inside
 # a step do it near the middle of the way, and none evaluates this near to its end but at the end itself.
@@ -38,8 +37,8 @@ class MergeStep:
     def __post_init__(self) -> None:
         if not 1 <= self.of <= LAST_TIMESTEP + 1:
             raise ValueError(
-                f"{TITLE}: the merge step is counted in a run of {self.of} steps; give the number of steps that the "
-                f"sampler is set to, 1 to {LAST_TIMESTEP + 1}."
+                f"the merge step is counted in a run of {self.of} steps; give the number of steps that the sampler is "
+                f"set to, 1 to {LAST_TIMESTEP + 1}."
             )
 
     @property
@@ -89,7 +88,7 @@ class MergePercent:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.percent <= 1.0:
-            raise ValueError(f"{TITLE}: the merge point lies between 0 and 1; got {self.percent}.")
+            raise ValueError(f"the merge point lies between 0 and 1; got {self.percent}.")
 
     @property
     def fixed(self) -> float | None:

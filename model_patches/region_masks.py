@@ -82,6 +82,13 @@ class RegionMasks:
         order = [(self.masked + self.unmasked).index(index) for index in range(joined.shape[-1])]
         return joined[..., order]
 
+    def parts(self) -> list[torch.Tensor]:
+        """What each masked identity gets of the picture, and last what they leave: (H, W) each, of the masks' size."""
+        assert self._stack is not None
+        size = (self._stack.shape[-2], self._stack.shape[-1])
+        region = region_weights(self._stack, size, self.keep_soft_edges)[0].unflatten(0, size)  # (H, W, N)
+        return [*region.unbind(-1), (1.0 - region.sum(-1)).clamp_min(0.0)]
+
     def coverage(
         self, size: tuple[int, int], latent_size: tuple[int, int], area: Area | None, place: torch.Tensor
     ) -> torch.Tensor | None:
