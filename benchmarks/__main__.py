@@ -21,6 +21,11 @@ def main() -> None:
     parser.add_argument("--precision", choices=("no", "bf16"), help="in training; without it bf16 on a GPU")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once, except in encode")
     parser.add_argument("--rounds", type=int, default=8, help="measurements of each")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="in unet and pulid: count this process's processor time, for a machine with other work; OMP_NUM_THREADS=1",
+    )
     parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3], help="numbers of people in a picture")
     options = parser.parse_args()
     if options.what == "training":
@@ -34,7 +39,9 @@ def main() -> None:
 
         encode.print_table(options.rounds)
         return
-    steps = (options.size, options.batch, options.rounds, options.identities)
+    from .steps import Timing
+
+    steps = (options.size, options.batch, Timing(options.rounds, options.processor_time), options.identities)
     if options.what == "pulid-sdxl":
         from . import pulid_step
 

@@ -14,12 +14,12 @@ from ..model_patches.pulid import PulidSettings, apply_pulid
 from ..model_patches.pulid_models import PulidModels
 from . import full_size
 from .plain_pulid import apply_plainly
-from .steps import Variant, Workload, print_steps
+from .steps import Timing, Variant, Workload, print_steps
 
 _INJECTIONS = {"plain": PRESETS["neutral"], "ortho": PRESETS["style"], "ortho_v2": PRESETS["fidelity"]}
 
 
-def print_sdxl_table(size: int, batch: int, rounds: int, counts: Sequence[int], small: bool) -> None:
+def print_sdxl_table(size: int, batch: int, timing: Timing, counts: Sequence[int], small: bool) -> None:
     """Measure each form for each number of people, in turn with the bare UNet; prompts with guidance."""
     sizes = full_size.SMALL_SDXL if small else full_size.SDXL
     with torch.inference_mode():
@@ -31,11 +31,11 @@ def print_sdxl_table(size: int, batch: int, rounds: int, counts: Sequence[int], 
 
         workload = Workload((batch, 4, size, size), prompt, True, 3.0)
         name = f"SDXL{' in small' if small else ''}"
-        _print(name, bare, models, _INJECTIONS, workload, rounds, counts)
+        _print(name, bare, models, _INJECTIONS, workload, timing, counts)
 
 
 def print_flux_table(
-    size: int, batch: int, rounds: int, counts: Sequence[int], depth: tuple[int, int], small: bool
+    size: int, batch: int, timing: Timing, counts: Sequence[int], depth: tuple[int, int], small: bool
 ) -> None:
     """Measure one model call at this depth, (double, single) blocks, in turn with the bare network; no true guidance.
 
@@ -51,7 +51,7 @@ def print_flux_table(
 
         workload = Workload((batch, 16, size, size), prompt, False, 0.7)
         name = f"FLUX{' in small' if small else ''}, {depth[0]} + {depth[1]} blocks"
-        _print(name, bare, models, {"": Injection()}, workload, rounds, counts)
+        _print(name, bare, models, {"": Injection()}, workload, timing, counts)
 
 
 def _print(
@@ -60,7 +60,7 @@ def _print(
     models: PulidModels,
     injections: dict[str, Injection],
     workload: Workload,
-    rounds: int,
+    timing: Timing,
     counts: Sequence[int],
 ) -> None:
     device = comfy.model_management.get_torch_device()
@@ -68,7 +68,7 @@ def _print(
     rows = f"{batch} x 2 rows" if workload.guided else f"{batch} rows"
     print(
         f"{name}, random weights, {device}, {bare.model.get_dtype_inference()}, {torch.get_num_threads()} threads, "
-        f"latent {height}x{width}, {rows}, {rounds} rounds; ratios are of neighbouring calls"
+        f"latent {height}x{width}, {rows}, {timing}; ratios are of neighbouring calls"
     )
     variants = [Variant("bare", 0, bare)]  # its ratio is what the measurement itself makes of 1
     for form, injection in injections.items():
@@ -78,4 +78,4 @@ def _print(
             variants.append(Variant(f"likeness {form}".strip(), count, ours))
         plain = apply_plainly(bare, models, full_size.pulid_people(models, 1)[0], injection)
         variants.append(Variant(f"plain code {form}".strip(), 1, plain))
-    print_steps(variants, workload, rounds, device)
+    print_steps(variants, workload, timing, device)

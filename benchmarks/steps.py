@@ -25,6 +25,36 @@ class Workload:
     sigma: float
 
 
+@dataclass(frozen=True)
+class Timing:
+    """How often each is measured, and by what.
+
+    Attributes:
+        rounds: calls of each, in turn with bare ones.
+        processor: count the processor time of this process and not the clock: on a machine that has other work the
+            clock says little. With several threads it counts their sum, so use one.
+    """
+
+    rounds: int
+    processor: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.rounds} rounds{' in processor time' if self.processor else ''}"
+
+    def seconds(self, call: Callable[[], Any], device: torch.device) -> float:
+        """How long a call takes, with all that it leaves to an accelerator."""
+        read = time.process_time if self.processor else time.perf_counter
+
+        def now() -> float:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            return read()
+
+        start = now()
+        call()
+        return now() - start
+
+
 @dataclass
 class Variant:
     """One row of a table: seconds of its own calls, and of the bare calls between them."""
@@ -38,19 +68,19 @@ class Variant:
     peak: int = 0
 
 
-def print_steps(variants: Sequence[Variant], workload: Workload, rounds: int, device: torch.device) -> None:
-    """Measure each variant in a sampling run of its own, `rounds` times in turn with the bare network, and print it.
+def print_steps(variants: Sequence[Variant], workload: Workload, timing: Timing, device: torch.device) -> None:
+    """Measure each variant in a sampling run of its own, in turn with the bare network, and print it.
 
     Ratios are of neighbouring calls: their median, lower and upper quarter, and the best own over the best bare call.
     """
     width = 2 + max(len(variant.name) for variant in variants)
     print(f"{'':{width}}" + "".join(f"{head:>11}" for head in _HEADS), flush=True)
     for variant in variants:
-        _measure(variant, workload, rounds, device)
+        _measure(variant, workload, timing, device)
         _print_row(variant, width, device)
 
 
-def _measure(variant: Variant, workload: Workload, rounds: int, device: torch.device) -> None:
+def _measure(variant: Variant, workload: Workload, timing: Timing, device: torch.device) -> None:
     guider = comfy.samplers.CFGGuider(variant.model)
     guider.set_conds(workload.prompt(), workload.prompt())
     guider.set_cfg(7.5 if workload.guided else 1.0)
@@ -62,10 +92,10 @@ def _measure(variant: Variant, workload: Workload, rounds: int, device: torch.de
 
         def call(options: dict[str, Any]) -> float:
             arguments = (guider.inner_model, conditionings, x, sigmas[:1], options)
-            return _timed(lambda: comfy.samplers.calc_cond_batch(*arguments), device)
+            return timing.seconds(lambda: comfy.samplers.calc_cond_batch(*arguments), device)
 
         variant.first = call(extra_args["model_options"])  # prepares what a run computes once
-        for _ in range(rounds):
+        for _ in range(timing.rounds):
             variant.own.append(call(extra_args["model_options"]))
             variant.bare.append(call({"transformer_options": {}}))  # the same network without any patch
         return x
@@ -77,17 +107,6 @@ def _measure(variant: Variant, workload: Workload, rounds: int, device: torch.de
     guider.sample(noise, torch.zeros_like(noise), comfy.samplers.KSAMPLER(sample), sigmas, disable_pbar=True, seed=1)
     if device.type == "cuda":
         variant.peak = torch.cuda.max_memory_allocated()
-
-
-def _timed(call: Callable[[], Any], device: torch.device) -> float:
-    def now() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
-    start = now()
-    call()
-    return now() - start
 
 
 def _print_row(variant: Variant, width: int, device: torch.device) -> None:

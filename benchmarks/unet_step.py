@@ -10,15 +10,15 @@ import torch
 from ..model_patches.uniportrait import UniPortraitSettings, apply_uniportrait
 from . import full_size
 from .plain_uniportrait import apply_plainly
-from .steps import Variant, Workload, print_steps
+from .steps import Timing, Variant, Workload, print_steps
 
 
-def print_table(size: int, batch: int, rounds: int, counts: Sequence[int]) -> None:
+def print_table(size: int, batch: int, timing: Timing, counts: Sequence[int]) -> None:
     """Measure ours and the plain way for each number of people."""
     device = comfy.model_management.get_torch_device()
     print(
         f"SD 1.5, random weights, {device}, {full_size.step_dtype()}, {torch.get_num_threads()} threads, latent "
-        f"{size}x{size}, {batch} x 2 rows, {rounds} rounds; ratios are of neighbouring calls"
+        f"{size}x{size}, {batch} x 2 rows, {timing}; ratios are of neighbouring calls"
     )
     workload = Workload((batch, 4, size, size), lambda: [[torch.randn(1, 77, 768), {}]], True, 3.0)
     with torch.inference_mode():
@@ -29,4 +29,4 @@ def print_table(size: int, batch: int, rounds: int, counts: Sequence[int]) -> No
             ours, _ = apply_uniportrait(bare, models, identities, UniPortraitSettings())
             plain = apply_plainly(bare, models, identities, 0.7)
             variants += [Variant("likeness", count, ours), Variant("plain", count, plain)]
-        print_steps(variants, workload, rounds, device)
+        print_steps(variants, workload, timing, device)
