@@ -69,6 +69,13 @@ PULID_RULES: Rules = (
     (r"\.(to_q|to_kv)\.", 1.7),
     (r"mapping.*\.[036]\.", 1.5),
 )
+UNIID_RULES: Rules = (
+    (r"bias$", 0.1),
+    (r"/resampler\.latents", 0.1),  # they only ask, so that the answer is the face's
+    (r"/projections\.", 2.0),  # strong enough to be seen
+    (r"proj_\d\.proj\.0\.", 2.0),
+    (r"\.(to_q|to_kv)\.", 1.7),
+)
 UNIPORTRAIT_RULES: Rules = (
     (r"\.bias$", 0.1),
     (r"/latents", 0.1),  # they only ask, so that the answer is the face's

@@ -61,4 +61,3 @@ def widened(slim: dict[str, Tensor], sizes: TinySizes) -> dict[str, Tensor]:
         full[key] = tensor.new_zeros(shapes[key])
         full[key][tuple(slice(length) for length in tensor.shape)] = tensor
     return full
-

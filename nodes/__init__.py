@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply_pulid import ApplyPuLID
+from .apply_uniid import ApplyUniID
 from .apply_uniportrait import ApplyUniPortrait
+from .class_word import ClassWord
 from .complete_pulid import CompletePuLID
 from .detect_faces import DetectFaces
 from .encode_identity import EncodeIdentity
@@ -14,9 +16,11 @@ from .load_eva_clip import LoadEvaClip
 from .load_face_recogniser import LoadFaceRecogniser
 from .load_identity import LoadIdentity
 from .load_pulid import LoadPuLID
+from .load_uniid import LoadUniID
 from .load_uniportrait import LoadUniPortrait
 from .mix_identities import MixIdentities
 from .model_folders import register_model_folders
+from .name_norms import NameNorms
 from .pick_faces import PickFaces
 from .pulid_from_photo import PuLIDFromPhoto
 from .pulid_options import PuLIDOptions
@@ -45,12 +49,16 @@ class LikenessExtension(ComfyExtension):
             LoadFaceRecogniser,
             LoadPuLID,
             PuLIDOptions,
+            NameNorms,
+            LoadUniID,
+            ClassWord,
             EncodeIdentity,
             MixIdentities,
             SaveIdentity,
             LoadIdentity,
             ApplyUniPortrait,
             ApplyPuLID,
+            ApplyUniID,
             PuLIDFromPhoto,
             CompletePuLID,
             RoutingMaps,

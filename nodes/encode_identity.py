@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import io
 
 from ..faces.types import Faces
+from ..model_patches.uniid_models import SYSTEM as UNIID
 from ..model_patches.uniportrait_models import SYSTEM as UNIPORTRAIT
 from .encoding import encode_photos, nobody
 from .previews import counted, shown
@@ -15,8 +16,7 @@ from .reference_faces import NO_FACE, choose_references, find_strangers
 from .types import AdapterType, FacesType, IdentityType, PuLIDOptionsType
 
 if TYPE_CHECKING:
-    from ..model_patches.pulid_models import PulidModels
-    from ..model_patches.uniportrait_models import UniPortraitModels
+    from .encoding import Adapter
 
 MOST_INPUTS = 20
 STRUCTURE_SCALE = 0.1
@@ -32,10 +32,20 @@ class EncodeIdentity(io.ComfyNode):
             display_name="Encode Identity",
             category="Likeness/identity",
             description="Turns one or more photos of ONE person into an identity. Several photos give a steadier one.",
-            search_aliases=["faceid", "face embedding", "id embedding", "encode face", "reference photo", "pulid"],
+            search_aliases=[
+                "faceid",
+                "face embedding",
+                "id embedding",
+                "encode face",
+                "reference photo",
+                "pulid",
+                "uniid",
+            ],
             inputs=[
                 AdapterType.Input(
-                    "adapter", tooltip="From Load UniPortrait with CLIP vision, or from Load PuLID with EVA-CLIP."
+                    "adapter",
+                    tooltip="From Load UniPortrait with CLIP vision, Load PuLID with EVA-CLIP, or Load UniID with its "
+                    "backbone.",
                 ),
                 io.Autogrow.Input(
                     "faces",
@@ -85,7 +95,7 @@ class EncodeIdentity(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        adapter: UniPortraitModels | PulidModels,
+        adapter: Adapter,
         faces: dict[str, Faces],
         structure_scale: float,
         label: str,
@@ -106,9 +116,11 @@ class EncodeIdentity(io.ComfyNode):
 
 
 def _idle_settings(system: str, structure_scale: float, pulid_options: PhotoReading | None) -> list[str]:
-    """Warnings about settings of the other system, which change nothing here."""
-    if system == UNIPORTRAIT:
-        return [] if pulid_options is None else ["pulid_options change nothing here: the adapter is UniPortrait's"]
-    if structure_scale != STRUCTURE_SCALE:
-        return ["structure_scale changes nothing here: it is UniPortrait's, and the adapter is PuLID's"]
-    return []
+    """Warnings about settings of another system than the adapter's, which change nothing here."""
+    owner = {UNIPORTRAIT: "UniPortrait", UNIID: "UniID"}.get(system, "PuLID")
+    idle = []
+    if pulid_options is not None and owner != "PuLID":
+        idle.append(f"pulid_options change nothing here: the adapter is {owner}'s")
+    if structure_scale != STRUCTURE_SCALE and system != UNIPORTRAIT:
+        idle.append(f"structure_scale changes nothing here: it is UniPortrait's, and the adapter is {owner}'s")
+    return idle

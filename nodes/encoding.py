@@ -10,8 +10,9 @@ import torch.nn.functional as F
 
 from ..adapters.identity import Identity
 from ..faces.portraits import Portrait, portrait_of, released_choice
+from ..model_patches.uniid_encoder import UniidEncoder
 from ..model_patches.uniportrait_encoder import UniPortraitEncoder
-from .model_files import CLIP_VISION, EVA_CLIP, advice
+from .model_files import CLIP_VISION, EVA_CLIP, UNIID_BACKBONE, advice
 from .previews import image_batch
 from .pulid_options import PhotoReading
 from .reference_faces import Reference, References
@@ -19,11 +20,15 @@ from .reference_faces import Reference, References
 if TYPE_CHECKING:
     from ..model_patches.pulid_encoder import PulidEncoder
     from ..model_patches.pulid_models import PulidModels
+    from ..model_patches.uniid_models import UniidModels
     from ..model_patches.uniportrait_models import UniPortraitModels
+
+    Adapter = UniPortraitModels | PulidModels | UniidModels
 
 # Of the way from photo to tokens, for each system; a change that moves the tokens needs another number.
 PREPROCESSING = "1"
-_BLANK = 224  # pixels; the side of the picture that stands for nobody
+# Pixels: the sides of what the systems look at, and of the picture that stands for nobody.
+_UNIPORTRAIT_CROP, _UNIID_CROP, _BLANK = 224, 112, 224
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Encoded:
 
 
 def encode_photos(
-    adapter: UniPortraitModels | PulidModels,
+    adapter: Adapter,
     references: References,
     structure_scale: float,
     reading: PhotoReading,
@@ -52,12 +57,14 @@ def encode_photos(
         raise ValueError(_blind(adapter))
     if isinstance(encoder, UniPortraitEncoder):
         encoded = _by_uniportrait(encoder, references, structure_scale, label)
+    elif isinstance(encoder, UniidEncoder):
+        encoded = _by_uniid(encoder, references, label)
     else:
         encoded = _by_pulid(encoder, references, reading, label)
     return replace(encoded, identity=replace(encoded.identity, preprocessing=PREPROCESSING))
 
 
-def nobody(adapter: UniPortraitModels | PulidModels, label: str) -> Encoded:
+def nobody(adapter: Adapter, label: str) -> Encoded:
     """What stands for a person of whom no photo shows a face: Apply leaves them out."""
     weights = adapter.weights
     tokens = {half: torch.zeros(0, 1) for half in ("cond", "uncond")}
@@ -66,9 +73,15 @@ def nobody(adapter: UniPortraitModels | PulidModels, label: str) -> Encoded:
 
 
 def _by_uniportrait(encoder: UniPortraitEncoder, references: References, structure_scale: float, label: str) -> Encoded:
-    crops = image_batch(references.crops)
+    crops = image_batch(references.crops(_UNIPORTRAIT_CROP))
     vectors = encoder.embed(crops) if len(crops) > 1 else torch.zeros(1, 1)
     return Encoded(encoder.encode(crops, structure_scale, label), crops, vectors)
+
+
+def _by_uniid(encoder: UniidEncoder, references: References, label: str) -> Encoded:
+    crops = references.crops(_UNIID_CROP)
+    seen = encoder.see(crops)
+    return Encoded(encoder.encode(seen, label), image_batch(crops), F.normalize(seen.embeddings, dim=-1))
 
 
 def _by_pulid(encoder: PulidEncoder, references: References, reading: PhotoReading, label: str) -> Encoded:
@@ -83,13 +96,11 @@ def _portrait(reference: Reference, one_face: bool) -> Portrait:
     return portrait_of(reference.faces, *released_choice(reference.faces, reference.image_index))
 
 
-def _blind(adapter: UniPortraitModels | PulidModels) -> str:
+def _blind(adapter: Adapter) -> str:
     if adapter.system == "uniportrait":
-        return (
-            "Encode Identity: the adapter was loaded without CLIP vision, so it cannot see photos. Connect Load CLIP "
-            f"Vision to Load UniPortrait. {advice(CLIP_VISION)}"
-        )
-    return (
-        "Encode Identity: the adapter was loaded without EVA-CLIP, so it cannot see photos. Connect Load EVA-CLIP to "
-        f"Load PuLID. {advice(EVA_CLIP)}"
-    )
+        without, cure, file = "CLIP vision", "Connect Load CLIP Vision to Load UniPortrait", CLIP_VISION
+    elif adapter.system == "uniid":
+        without, cure, file = "a backbone", "Choose the backbone in Load UniID", UNIID_BACKBONE
+    else:
+        without, cure, file = "EVA-CLIP", "Connect Load EVA-CLIP to Load PuLID", EVA_CLIP
+    return f"Encode Identity: the adapter was loaded without {without}, so it cannot see photos. {cure}. {advice(file)}"

@@ -24,6 +24,7 @@ from .model_files import (
     chosen_state,
     file_options,
     find_file,
+    likely_or_none,
 )
 from .types import AdapterType
 
@@ -36,7 +37,6 @@ class LoadUniPortrait(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        router = file_options(ROUTER, optional=True)
         return io.Schema(
             node_id="Likeness_LoadUniPortrait",
             display_name="Load UniPortrait",
@@ -47,8 +47,8 @@ class LoadUniPortrait(io.ComfyNode):
                 _file_input("faceid", file_options(FACEID), "The faceid file: what a face becomes, and one person."),
                 io.Combo.Input(
                     "router",
-                    options=router,
-                    default=next((name for name in router if "router" in name.lower()), NONE),
+                    options=file_options(ROUTER, optional=True),
+                    default=likely_or_none(ROUTER),
                     tooltip="The router file, for two or more people in one picture. (none) is enough for one person. "
                     "From models/uniportrait.",
                 ),

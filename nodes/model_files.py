@@ -183,7 +183,7 @@ UNIID_FILES = (UNIID_TEXT_BRANCH, UNIID_ADAPTER_BRANCH, UNIID_BACKBONE)
 
 
 def file_options(wanted: ModelFile, optional: bool = False, auto: bool = False) -> list[str]:
-    """What a combo offers: the likely files first, behind "auto" and "(none)" where they are allowed, and never an empty list.
+    """What a combo offers: "auto" and "(none)" where they are allowed, then the likely files; never an empty list.
 
     Without a likely file the first entry says which one is missing, so that the node opens and its error can explain.
     """
@@ -193,6 +193,11 @@ def file_options(wanted: ModelFile, optional: bool = False, auto: bool = False) 
         choices = [choice for choice, offered in ((AUTO, auto), (NONE, optional)) if offered]
         return [*choices, *likely, *others]
     return [*(likely or [wanted.name + _NOT_INSTALLED]), *others]
+
+
+def likely_or_none(wanted: ModelFile) -> str:
+    """The default where a file is optional: the first likely one, or "(none)"."""
+    return next(_likely(wanted), NONE)
 
 
 def find_file(wanted: ModelFile, name: str, node: str) -> Path:

@@ -42,10 +42,9 @@ class References:
         """What messages call the pictures."""
         return [reference.name for reference in self.chosen]
 
-    @property
-    def crops(self) -> np.ndarray:
-        """The faces upright (k, 224, 224, 3) uint8 RGB, as UniPortrait sees them."""
-        return np.concatenate([replace(one.faces, faces=(one.face,)).crops() for one in self.chosen])
+    def crops(self, size: int) -> np.ndarray:
+        """The faces upright (k, size, size, 3) uint8 RGB, as UniPortrait and UniID see them."""
+        return np.concatenate([replace(one.faces, faces=(one.face,)).crops(size) for one in self.chosen])
 
 
 def choose_references(inputs: Mapping[str, Faces], no_face: str) -> References:

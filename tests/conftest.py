@@ -209,6 +209,14 @@ def tiny_pulid_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return write_tiny_pulid_models(tmp_path_factory.mktemp("pulid-models"))
 
 
+@pytest.fixture(scope="session")
+def tiny_uniid_models(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The demo's tiny files of UniID, written once: a TinyUniidModels."""
+    from likeness.demo.tiny_uniid import write_tiny_uniid_models
+
+    return write_tiny_uniid_models(tmp_path_factory.mktemp("uniid-models"))
+
+
 @pytest.fixture(scope="module")
 def models_pack(comfyui_path: Path) -> Iterator[ModuleType]:
     """The demo's models pack, loaded into this process as ComfyUI does, and taken out again."""

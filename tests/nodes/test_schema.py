@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 IDS = [
     "ApplyPuLID",
+    "ApplyUniID",
     "ApplyUniPortrait",
+    "ClassWord",
     "CompletePuLID",
     "DetectFaces",
     "EncodeIdentity",
@@ -20,8 +22,10 @@ IDS = [
     "LoadFaceRecogniser",
     "LoadIdentity",
     "LoadPuLID",
+    "LoadUniID",
     "LoadUniPortrait",
     "MixIdentities",
+    "NameNorms",
     "PickFaces",
     "PuLIDFromPhoto",
     "PuLIDOptions",
@@ -134,13 +138,13 @@ def test_the_browser_gets_the_extension_without_globals(studio):
     assert "registerExtension" in script and not re.search(r"\bwindow\.|globalThis", script)
 
 
-@pytest.mark.parametrize("system", ["UniPortrait", "PuLID"])
+@pytest.mark.parametrize("system", ["UniPortrait", "PuLID", "UniID"])
 def test_the_help_names_every_model_file(node_classes, system):
-    from likeness.nodes.model_files import PULID_FILES, UNIPORTRAIT_FILES
+    from likeness.nodes.model_files import PULID_FILES, UNIID_FILES, UNIPORTRAIT_FILES
 
     page = (ROOT / "web" / "docs" / f"Likeness_Load{system}.md").read_text("utf-8")
     readme = (ROOT / "README.md").read_text("utf-8")
-    for file in PULID_FILES if system == "PuLID" else UNIPORTRAIT_FILES:
+    for file in {"UniPortrait": UNIPORTRAIT_FILES, "PuLID": PULID_FILES, "UniID": UNIID_FILES}[system]:
         for fact in (file.name, file.folder, file.licence, file.size):
             assert fact in page and fact in readme, (file.name, fact)
 

@@ -105,7 +105,7 @@ def test_the_largest_face_of_each_picture_is_used(faces):
 
     chosen = choose_references({"faces_1": faces([(120, 1), (200, 0), (150, 1)], 2)}, no_face="error")
     assert chosen.names == ["picture 1", "picture 2"]
-    assert [int(crop.max()) for crop in chosen.crops] == [0, 10]
+    assert [int(crop.max()) for crop in chosen.crops(224)] == [0, 10]
     assert chosen.warnings == [
         "picture 2 shows 2 faces; used number 3, the largest. Choose with Pick Faces if another one is meant"
     ]
