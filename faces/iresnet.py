@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -42,10 +44,11 @@ class IResNet(IRBackbone):
 
     @staticmethod
     def _stages(state_dict: Mapping[str, Tensor]) -> tuple[list[int], list[int]]:
-        blocks = {tuple(key.split(".")[:2]) for key in state_dict if key.startswith("layer")}
-        stages = sorted({stage for stage, _ in blocks})
+        blocks = {match.groups() for key in state_dict if (match := re.match(r"(layer\d)\.(\d+)\.", key))}
+        units = Counter(stage for stage, _ in blocks)
+        stages = sorted(units)
         widths = [state_dict[f"{stage}.0.conv2.weight"].shape[0] for stage in stages]
-        return widths, [sum(stage == of for of, _ in blocks) for stage in stages]
+        return widths, [units[stage] for stage in stages]
 
     def _released_name(self, key: str) -> str:
         section, *rest = key.split(".")

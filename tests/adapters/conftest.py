@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from likeness.adapters.attention_layer import ScaledLoRA, TokenTerm, cross_attention_layer, self_attention_layer
+from likeness.adapters.attention_layer import ScaledLoRA, Term, TokenTerm, cross_attention_layer, self_attention_layer
 from likeness.adapters.flux_attention import FluxAttentionSizes
 from likeness.adapters.id_encoder import IDEncoderSizes
 from likeness.adapters.id_former import IDFormerSizes
-from likeness.adapters.layers import sdxl_layers
+from likeness.adapters.layers import AttentionLayer, sdxl_layers
 from likeness.adapters.lora import AttentionLoRA, choose_lora
 from likeness.adapters.projection import TokenProjection
 from likeness.adapters.pulid import PuLID, PuLIDSizes
@@ -183,6 +183,38 @@ def of_layer() -> Callable[[UniPortrait, int], LayerAdapter]:
         return LayerAdapter(*(part[str(number)] if part and str(number) in part else None for part in parts))
 
     return pick
+
+
+class Processor:
+    """What diffusers calls in place of its own attention; `terms` says what each layer adds, by number."""
+
+    def __init__(self, layer: AttentionLayer, terms: Mapping[int, Term]) -> None:
+        self.layer, self.terms = layer, terms
+
+    def __call__(
+        self,
+        attention: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: None = None,
+        temb: None = None,
+    ) -> Tensor:
+        if not self.layer.is_cross:
+            return self_attention_layer(attention, hidden_states)
+        term = self.terms.get(self.layer.number)
+        return cross_attention_layer(attention, hidden_states, encoder_hidden_states, None, term)
+
+
+@pytest.fixture(scope="session")
+def hosted() -> Callable[[Any, Sequence[AttentionLayer]], dict[int, Term]]:
+    """`hosted(unet, layers)`: puts our layers into a diffusers U-Net; the terms to be filled, by layer number."""
+
+    def install(unet: Any, layers: Sequence[AttentionLayer]) -> dict[int, Term]:
+        terms: dict[int, Term] = {}
+        unet.set_attn_processor({f"{layer.diffusers}.processor": Processor(layer, terms) for layer in layers})
+        return terms
+
+    return install
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from likeness.adapters.attention_layer import cross_attention_layer, self_attention_layer
 from likeness.adapters.id_encoder import IDEncoderSizes
 from likeness.adapters.pulid import PuLID, PuLIDSizes, load_pulid, save_pulid
 from likeness.adapters.pulid_attention import PuLIDTerm, with_zero_tokens
@@ -13,19 +12,6 @@ from safetensors.torch import load_file, save_file
 diffusers = pytest.importorskip("diffusers")
 
 TOLERANCE = 3e-5
-
-
-class Processor:
-    """What diffusers calls in place of its own attention; `terms` says what each layer adds."""
-
-    def __init__(self, layer, terms):
-        self.layer, self.terms = layer, terms
-
-    def __call__(self, attention, hidden_states, encoder_hidden_states=None, attention_mask=None, temb=None):
-        if not self.layer.is_cross:
-            return self_attention_layer(attention, hidden_states)
-        term = self.terms.get(self.layer.number)
-        return cross_attention_layer(attention, hidden_states, encoder_hidden_states, None, term)
 
 
 def with_random_encoder(file, folder):
@@ -43,7 +29,7 @@ def with_random_encoder(file, folder):
 
 
 @torch.no_grad()
-def test_unet_tiny(golden, tmp_path):
+def test_unet_tiny(golden, hosted, tmp_path):
     file = golden("pulid", "05_sdxl_unet_tiny")
     config, inputs, expected = file.metadata["config"], file.inputs(), file.expected()
     unet = diffusers.UNet2DConditionModel(**config["unet"])
@@ -51,8 +37,7 @@ def test_unet_tiny(golden, tmp_path):
     adapter = with_random_encoder(file, tmp_path)
     layers = adapter.sizes.layers
     assert list(unet.attn_processors) == [f"{layer.diffusers}.processor" for layer in layers]
-    terms = {}
-    unet.set_attn_processor({f"{layer.diffusers}.processor": Processor(layer, terms) for layer in layers})
+    terms = hosted(unet, layers)
     conditions = {name: inputs[name] for name in ("text_embeds", "time_ids")}
 
     def predict():

@@ -13,14 +13,6 @@ from likeness.adapters.projection import TokenProjection
 from likeness.adapters.text_branch import TextBranch, TextBranchSizes
 from likeness.adapters.uniid_attention import UniIDTerm, uniid_attention
 
-TOLERANCE = 1e-5  # of the largest value, where that is above 1
-
-
-def assert_near(actual, expected, what):
-    assert actual.shape == expected.shape, (what, actual.shape, expected.shape)
-    difference = (actual - expected).abs().max().item()
-    assert difference <= TOLERANCE * max(1.0, expected.abs().max().item()), f"{what}: {difference:.2e}"
-
 
 @pytest.fixture(scope="module")
 def text_branch(golden):
@@ -39,7 +31,7 @@ def text_branch(golden):
 
 
 @pytest.mark.golden("uniid", "01_text_branch", "tokens_")
-def test_text_branch(text_branch, golden_case):
+def test_text_branch(text_branch, golden_case, assert_near):
     file, branch = text_branch
     encoder, inputs, expected = int(golden_case) - 1, file.inputs(), file.expected()
     face, last_map = inputs["face_output"], inputs["hidden_last"]
@@ -48,7 +40,7 @@ def test_text_branch(text_branch, golden_case):
     assert_near(nobody, expected[f"zero_tokens_{golden_case}"], "zero face")
 
 
-def test_text_branch_queries(text_branch):
+def test_text_branch_queries(text_branch, assert_near):
     file, branch = text_branch
     assert_near(branch.queries(file.inputs()["face_output"], 1), file.tensors["mid.queries_1"], "queries")
 
@@ -68,7 +60,7 @@ def image_resampler(golden):
     return file, resampler.requires_grad_(False), maps
 
 
-def test_image_resampler_features(image_resampler):
+def test_image_resampler_features(image_resampler, assert_near):
     file, _, maps = image_resampler
     shallow, deep = shallow_tokens(maps, SHALLOW_SIDE), map_tokens(maps[-1])
     assert list(shallow.shape) == file.tensors["mid.tokens_448_shape"].tolist()
@@ -77,7 +69,7 @@ def test_image_resampler_features(image_resampler):
     assert_near(shallow[:, -8:], file.tensors["mid.tokens_448_last8"], "last")
 
 
-def test_image_resampler(image_resampler):
+def test_image_resampler(image_resampler, assert_near):
     file, resampler, maps = image_resampler
     expected, dropped = file.expected(), file.inputs()["mask"]
     assert_near(resampler(maps), expected["tokens"], "tokens")
@@ -88,7 +80,7 @@ def test_image_resampler(image_resampler):
 
 
 @pytest.fixture(scope="module")
-def id_attention(golden, plain_attention):
+def id_attention(golden, plain_attention, assert_near):
     """`id_attention(tokens, case, scale, rescaling)` compares one layer, before and after to_out; and the inputs."""
     file = golden("uniid", "03_id_attention")
     config, inputs = file.metadata["config"], file.inputs()
