@@ -9,6 +9,7 @@ import torch
 from ..adapters.regions import region_weights
 from .sampling_run import Area
 
+LEAST_GREY = 1 / 512  # half a level of a drawn mask: less than this is rounding
 ASPECT_TOLERANCE = 0.05  # sizes in pixels are rounded to multiples of 8 or 64 on their way to latents
 
 
@@ -87,7 +88,8 @@ class RegionMasks:
         assert self._stack is not None
         size = (self._stack.shape[-2], self._stack.shape[-1])
         region = region_weights(self._stack, size, self.keep_soft_edges)[0].unflatten(0, size)  # (H, W, N)
-        return [*region.unbind(-1), (1.0 - region.sum(-1)).clamp_min(0.0)]
+        left = 1.0 - region.sum(-1)
+        return [*region.unbind(-1), left * (left > LEAST_GREY)]
 
     def coverage(
         self, size: tuple[int, int], latent_size: tuple[int, int], area: Area | None, place: torch.Tensor

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from .name_norms import NameNorms
     from .uniid_models import UniidModels
 
-BASE = WantedBase(
-    TITLE, "UniID", "SDXL models only (and fine-tunes of it, such as RealVisXL)", "load an SDXL checkpoint"
-)
+BASE = WantedBase(TITLE, "UniID", "SDXL models (and their fine-tunes, such as RealVisXL)", "load an SDXL checkpoint")
 NO_WORDS = ""
 NO_NORMS = "no name norms: words as loud as the text branch makes them"
 

@@ -141,6 +141,30 @@ def make_sdxl() -> Callable[..., Any]:
     return make
 
 
+@pytest.fixture(scope="session")
+def published_sdxl(make_sdxl: Any) -> Callable[..., Any]:
+    """`published_sdxl(config, weights)`: ComfyUI's UNet with diffusers' configuration and weights, from files."""
+    import comfy.utils
+    from comfy.ldm.modules.diffusionmodules.openaimodel import Timestep
+
+    def make(config: dict[str, Any], weights: dict[str, torch.Tensor]) -> Any:
+        widths = config["block_out_channels"]
+        patcher = make_sdxl(
+            widths,
+            config["cross_attention_dim"],
+            widths[1] // config["attention_head_dim"][1],
+            tuple(config["transformer_layers_per_block"][1:]),
+            config["projection_class_embeddings_input_dim"],
+        )
+        names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
+        renamed = {names[key]: value for key, value in weights.items()}
+        patcher.model.diffusion_model.load_state_dict(renamed, strict=True)
+        patcher.model.embedder = Timestep(config["addition_time_embed_dim"])  # of each of the six sizes
+        return patcher
+
+    return make
+
+
 FLUX_SIZES: dict[str, Any] = {
     "patch_size": 2,
     "vec_in_dim": 32,
@@ -375,6 +399,48 @@ def make_pulid() -> Callable[..., Any]:
 def pulid_people() -> Callable[..., list[Any]]:
     """`people(models, [0, 2], tokens=8)` -> identities of this PuLID."""
     return lambda models, numbers, tokens=8: random_people(models.system, models.weights.fingerprint, numbers, tokens)
+
+
+@pytest.fixture(scope="session")
+def make_uniid() -> Callable[..., Any]:
+    """`make_uniid(text=True, adapter=True, dtype)` -> UniidModels for the tiny SDXL, three words and five ID tokens."""
+    import comfy.ops
+    from likeness.adapters.image_resampler import ImageResamplerSizes
+    from likeness.adapters.layers import sdxl_layers
+    from likeness.adapters.perceiver import StackSizes
+    from likeness.adapters.text_branch import TextBranchSizes
+    from likeness.adapters.uniid import UniID, UniIDSizes
+    from likeness.model_patches.uniid_models import UniidModels
+
+    def make(text: bool = True, adapter: bool = True, dtype: torch.dtype = torch.float32) -> Any:
+        stacks = (StackSizes(24, 1, 3, 8), StackSizes(40, 1, 5, 8))
+        resampler = ImageResamplerSizes(StackSizes(16, 1, 2, 8), 5, output_dim=64)
+        hidden = tuple(32 * layer.level for layer in sdxl_layers(1, 2))
+        sizes = UniIDSizes(
+            TextBranchSizes(stacks, hidden=16) if text else None,
+            resampler if adapter else None,
+            hidden if adapter else (),
+        )
+        weights = fill_randomly(UniID(sizes, operations=comfy.ops.manual_cast), seed=7, gain=2.0)
+        return UniidModels(weights.to(dtype))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def uniid_people() -> Callable[..., list[Any]]:
+    """`people(models, [0, 2])` -> identities of this UniID, with tokens of the branches that it has."""
+
+    def make(models: Any, numbers: Sequence[int]) -> list[Any]:
+        weights = models.weights
+        tokens = 0 if weights.projections is None else 5
+        people = random_people(models.system, weights.fingerprint, numbers, tokens)
+        if weights.text_branch is None:
+            return people
+        words = [torch.randn(3, 64, generator=torch.Generator().manual_seed(200 + number)) for number in numbers]
+        return [replace(one, tokens={**one.tokens, "text": word}) for one, word in zip(people, words, strict=True)]
+
+    return make
 
 
 @pytest.fixture(scope="session")

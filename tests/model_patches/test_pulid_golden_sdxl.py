@@ -20,24 +20,9 @@ def reference(golden: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def patcher(reference: Any, make_sdxl: Any) -> Any:
+def patcher(reference: Any, published_sdxl: Any) -> Any:
     """ComfyUI's UNet with the reference weights under ComfyUI's names."""
-    import comfy.utils
-
-    config = reference.metadata["config"]["unet"]
-    widths = config["block_out_channels"]
-    patcher = make_sdxl(
-        widths,
-        config["cross_attention_dim"],
-        widths[1] // config["attention_head_dim"][1],
-        tuple(config["transformer_layers_per_block"][1:]),
-        config["projection_class_embeddings_input_dim"],
-    )
-    names = comfy.utils.unet_to_diffusers(patcher.model.model_config.unet_config)
-    weights = reference.weights("unet.")
-    renamed = {names[key]: value for key, value in weights.items()}
-    patcher.model.diffusion_model.load_state_dict(renamed, strict=True)
-    return patcher
+    return published_sdxl(reference.metadata["config"]["unet"], reference.weights("unet."))
 
 
 @pytest.fixture(scope="module")
@@ -67,20 +52,12 @@ def person_of(reference: Any, models: Any) -> Callable[[list[int]], Identity]:
     return make
 
 
-def sinusoids(values: torch.Tensor, width: int) -> torch.Tensor:
-    """What diffusers makes of each size: cosines, then sines; (len(values), width)."""
-    from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
-
-    return timestep_embedding(values, width)
-
-
 def predict(model: Any, reference: Any, lab_of: Any, pair: list[int]) -> torch.Tensor:
     """The noise prediction for two of the reference's rows: the first is the negative prompt's."""
     inputs = {name: tensor[pair] for name, tensor in reference.inputs().items()}
-    config = reference.metadata["config"]["unet"]
     sigma = model.get_model_object("model_sampling").sigma(inputs["timestep"][:1]).reshape(1)
     time_ids = inputs["time_ids"].flatten()
-    sizes = sinusoids(time_ids, config["addition_time_embed_dim"]).reshape(len(inputs["time_ids"]), -1)
+    sizes = model.model.embedder(time_ids).reshape(len(inputs["time_ids"]), -1)
     labels = torch.cat([inputs["text_embeds"], sizes], dim=-1)
     text = inputs["encoder_hidden_states"]
 

@@ -89,19 +89,21 @@ def contract_of(request: Any) -> SystemUnderContract:
     return request.getfixturevalue("contract_of_" + request.param.replace("-", "_"))
 
 
-@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho", "pulid-flux"])
+@pytest.fixture(
+    scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho", "pulid-flux", "uniid", "uniid-plain"]
+)
 def system(request: Any) -> SystemUnderContract:
     """Each system of the contract in turn."""
     return contract_of(request)
 
 
-@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-flux"])
+@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-flux", "uniid-plain"])
 def linear_system(request: Any) -> SystemUnderContract:
-    """Each system whose term does not depend on the rest of the layer's result; PuLID's ortho forms do."""
+    """Each whose term does not depend on the rest of the layer; PuLID's ortho forms and UniID's rescaling do."""
     return contract_of(request)
 
 
-@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho"])
+@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho", "uniid", "uniid-plain"])
 def attention_system(request: Any) -> SystemUnderContract:
     """Each system that sits in attention slots, to which other packs may add."""
     return contract_of(request)
@@ -133,11 +135,10 @@ def contract_of_uniportrait(
 
 
 @pytest.fixture(scope="session")
-def make_sdxl_contract(make_sdxl: Any, lab_of_base: Any, make_pulid: Any, apply_pulid_with: Any) -> Callable[..., Any]:
-    """`make_sdxl_contract(form, num_zero)` -> the contract's entry for this form."""
+def make_sdxl_contract(make_sdxl: Any, lab_of_base: Any) -> Callable[..., Any]:
+    """`make_sdxl_contract(models, apply)` -> the contract's entry for a system in SDXL's layers."""
 
-    def make(form: str, num_zero: int) -> SystemUnderContract:
-        models = make_pulid("pulid-v1.1")
+    def make(models: Any, apply: Callable[..., Any]) -> SystemUnderContract:
         return SystemUnderContract(
             model=make_sdxl(),
             lab=lab_of_base("SDXL"),
@@ -147,20 +148,36 @@ def make_sdxl_contract(make_sdxl: Any, lab_of_base: Any, make_pulid: Any, apply_
             cast_model=lambda dtype: make_sdxl(compute=dtype),
             projections=lambda: list(models.weights.projections.values()),
             patchers=lambda: list(models.patchers.values()),
-            _apply=apply_pulid_with(models, form, num_zero),
+            _apply=apply,
         )
 
     return make
 
 
 @pytest.fixture(scope="session")
-def contract_of_pulid_sdxl(make_sdxl_contract: Any) -> SystemUnderContract:
-    return make_sdxl_contract("plain", 0)
+def contract_of_pulid_sdxl(make_sdxl_contract: Any, make_pulid: Any, apply_pulid_with: Any) -> SystemUnderContract:
+    models = make_pulid("pulid-v1.1")
+    return make_sdxl_contract(models, apply_pulid_with(models))
 
 
 @pytest.fixture(scope="session")
-def contract_of_pulid_sdxl_ortho(make_sdxl_contract: Any) -> SystemUnderContract:
-    return make_sdxl_contract("ortho_v2", 4)
+def contract_of_pulid_sdxl_ortho(
+    make_sdxl_contract: Any, make_pulid: Any, apply_pulid_with: Any
+) -> SystemUnderContract:
+    models = make_pulid("pulid-v1.1")
+    return make_sdxl_contract(models, apply_pulid_with(models, "ortho_v2", 4))
+
+
+@pytest.fixture(scope="session")
+def contract_of_uniid(make_sdxl_contract: Any, make_uniid: Any, apply_uniid_with: Any) -> SystemUnderContract:
+    models = make_uniid()
+    return make_sdxl_contract(models, apply_uniid_with(models, rescaling=True))
+
+
+@pytest.fixture(scope="session")
+def contract_of_uniid_plain(make_sdxl_contract: Any, make_uniid: Any, apply_uniid_with: Any) -> SystemUnderContract:
+    models = make_uniid()
+    return make_sdxl_contract(models, apply_uniid_with(models, rescaling=False))
 
 
 @pytest.fixture(scope="session")
@@ -195,6 +212,30 @@ def apply_pulid_with(pulid_people: Any) -> Callable[..., Callable[..., Any]]:
                 Injection(form, num_zero, strength), start_percent=start, end_percent=end, masks=masks
             )
             return apply_pulid(model, models, pulid_people(models, people), settings)[0]
+
+        return apply
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def apply_uniid_with(uniid_people: Any) -> Callable[..., Callable[..., Any]]:
+    """`apply_uniid_with(models, rescaling)` -> how the contract applies UniID: its part on the model."""
+    from likeness.model_patches.uniid import apply_uniid
+    from likeness.model_patches.uniid_patch import Scales, UniidSettings
+
+    def of(models: Any, rescaling: bool) -> Callable[..., Any]:
+        def apply(
+            model: Any, people: list[int], strength: float, start: float, end: float, masks: Any, term_only: bool
+        ) -> Any:
+            settings = UniidSettings(
+                adapter=Scales(strength, strength),
+                rescaling=rescaling,
+                start_percent=start,
+                end_percent=end,
+                masks=masks,
+            )
+            return apply_uniid(model, [], models, uniid_people(models, people), settings)[0]
 
         return apply
 
