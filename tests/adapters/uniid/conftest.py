@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from likeness.adapters.image_resampler import ImageResamplerSizes
+from likeness.adapters.layers import sdxl_layers
+from likeness.adapters.perceiver import StackSizes
 from likeness.adapters.prompt_tokens import CHUNK, insert_tokens, match_norms
-from likeness.adapters.uniid import UniID, load_uniid
+from likeness.adapters.text_branch import TextBranchSizes
+from likeness.adapters.uniid import UniID, UniIDSizes, load_uniid
 from likeness.adapters.uniid_attention import UniIDTerm
 from likeness.adapters.uniid_tokens import uniid_tokens
 from safetensors.torch import save_file
@@ -29,6 +33,46 @@ def assert_near() -> Callable[..., None]:
         assert difference <= tolerance * max(floor, expected.abs().max().item()), f"{what}: {difference:.2e}"
 
     return check
+
+
+@pytest.fixture(scope="session")
+def tiny_uniid_sizes() -> UniIDSizes:
+    """Sizes of a complete tiny UniID, with another width wherever there can be one."""
+    return UniIDSizes(
+        TextBranchSizes((StackSizes(8, 2, 2, 4, 2), StackSizes(12, 2, 3, 4, 2)), 3, face_dim=7, map_dim=10, hidden=9),
+        ImageResamplerSizes(StackSizes(12, 2, 3, 4, 2), 5, shallow_dim=9, map_dim=10, output_dim=20),
+        tuple(8 * layer.level for layer in sdxl_layers(1, 2)),
+    )
+
+
+@pytest.fixture
+def tiny_uniid(tiny_uniid_sizes) -> Callable[..., UniID]:
+    """`tiny_uniid("text", "adapter")`: random weights of these branches, both if none is named; ID tokens not zero."""
+
+    def make(*branches: str) -> UniID:
+        torch.manual_seed(0)
+        whole = UniID(tiny_uniid_sizes)
+        torch.nn.init.normal_(whole.resampler.proj_out.weight)
+        without = {} if "text" in branches else {"text": None}
+        without |= {} if "adapter" in branches else {"adapter": None, "hidden": ()}
+        made = UniID(replace(tiny_uniid_sizes, **without)) if branches else whole
+        made.load_state_dict({key: value for key, value in whole.state_dict().items() if key in made.state_dict()})
+        return made.requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture
+def seen() -> Callable[[int], tuple[Tensor, list[Tensor]]]:
+    """`seen(k)`: a tiny backbone's vectors and maps of k photos."""
+
+    def draw(photos: int) -> tuple[Tensor, list[Tensor]]:
+        generator = torch.Generator().manual_seed(1)
+        sizes = ((2, 8), (3, 4), (4, 2), (10, 2))
+        maps = [torch.randn(photos, width, side, side, generator=generator) for width, side in sizes]
+        return torch.randn(photos, 7, generator=generator), maps
+
+    return draw
 
 
 @dataclass
