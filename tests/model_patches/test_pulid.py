@@ -1,4 +1,4 @@
-"""PuLID on both bases: what is refused, batches in every order, stored and computed dtypes, compiled models."""
+"""PuLID on both bases: what is refused, stored and computed dtypes, compiled models."""
 
 from __future__ import annotations
 
@@ -48,55 +48,6 @@ def flux(make_flux: Any, make_pulid: Any, lab_of_base: Any, pulid_people: Any) -
 @pytest.fixture(params=["sdxl", "flux"])
 def base(request: Any) -> Base:
     return request.getfixturevalue(request.param)
-
-
-class TestBatches:
-    @pytest.mark.parametrize("order", [[0], [1, 0], [0, 1], [0, 1, 0]])
-    @pytest.mark.parametrize("batch", [1, 2, 4])
-    @pytest.mark.parametrize(
-        ("form", "people", "masked"), [("plain", 2, False), ("ortho_v2", 1, False), ("ortho", 2, True)]
-    )
-    def test_each_row_is_its_single_run(
-        self, base: Base, form: str, people: int, masked: bool, batch: int, order: list[int]
-    ) -> None:
-        left = torch.zeros(1, 128, 128)
-        left[..., :64] = 1.0
-        model = base.apply(range(people), form=form, masks=(left, 1.0 - left) if masked else ())
-        noise = base.lab.noise(batch=batch)
-        prompts = [base.lab.prompt(seed) for seed in (11, 12)]
-
-        def call(guider: Any, _: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
-            conds = [guider.conds[name][0] for name in ("positive", "negative")]
-
-            def run(kinds: list[int], x: torch.Tensor) -> torch.Tensor:
-                """One call with a chunk of x for each kind, 0 positive and 1 negative; (len(kinds), len(x), ...)."""
-                transformer_options = {
-                    **options["transformer_options"],
-                    "cond_or_uncond": kinds,
-                    "uuids": [conds[kind]["uuid"] for kind in kinds],
-                }
-                inputs = {
-                    name: torch.cat(
-                        [conds[kind]["model_conds"][name].cond.repeat_interleave(len(x), 0) for kind in kinds]
-                    )
-                    for name in conds[0]["model_conds"]
-                    if name in ("c_crossattn", "y", "guidance")
-                }
-                rows = torch.cat([x] * len(kinds))
-                arguments = (rows, sigma.expand(len(rows)))
-                out = guider.inner_model.apply_model(*arguments, **inputs, transformer_options=transformer_options)
-                return out.unflatten(0, (len(kinds), len(x)))
-
-            together = run(order, noise)
-            for place, kind in enumerate(order):
-                for row in {0, batch - 1}:
-                    alone = run([kind], noise[row : row + 1])
-                    torch.testing.assert_close(together[place, row], alone[0, 0], **SAME)
-            return together
-
-        sigma = torch.tensor([model.get_model_object("model_sampling").percent_to_sigma(0.3)])
-        found = base.lab.one_call(model, call, sigma, noise, *prompts)
-        assert torch.isfinite(found).all()
 
 
 class TestNumbers:

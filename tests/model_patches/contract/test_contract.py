@@ -1,6 +1,6 @@
 """What every system's patch must do, as docs/contract.md says it; a system joins by a `SystemUnderContract`.
 
-What it does beside other packs' patches is tested in test_neighbours.py.
+What it makes of batches is tested in test_batches.py, what it does beside other packs' patches in test_neighbours.py.
 """
 
 from __future__ import annotations
@@ -117,53 +117,6 @@ class TestMasks:
         assert torch.isfinite(system.lab.predict(model, noise=system.lab.noise(size=size)).positive).all()
         unmasked = system.apply(people=2)
         assert torch.isfinite(system.lab.predict(unmasked, noise=system.lab.noise(size=size)).positive).all()
-
-
-class TestBatches:
-    @pytest.mark.parametrize("people", [1, 2])
-    @pytest.mark.parametrize("tokens", [77, 100])  # 100 beside 77 makes ComfyUI call the model for each half alone
-    def test_rows_equal_their_single_runs(self, system: Any, people: int, tokens: int) -> None:
-        model, lab, noise = system.apply(people=people), system.lab, system.lab.noise(batch=3)
-        negative = lab.prompt(12, tokens=tokens)
-        together = lab.predict(model, noise=noise, negative=negative)
-        for row in range(3):
-            alone = lab.predict(model, noise=noise[row : row + 1], negative=negative)
-            torch.testing.assert_close(together.positive[row : row + 1], alone.positive, **SAME)
-            torch.testing.assert_close(together.negative[row : row + 1], alone.negative, **SAME)
-
-    def test_without_guidance_the_positive_half_is_the_same(self, system: Any) -> None:
-        model, lab = system.apply(people=2), system.lab
-        runs = [lab.sample(model, steps=1, cfg=1.0, negative=lab.prompt(seed)) for seed in (12, 13)]
-        assert torch.equal(*runs)
-
-    @pytest.mark.parametrize("people", [1, 2])
-    def test_conditionings_of_any_length_and_number(self, system: Any, people: int) -> None:
-        """Longer prompts are run in calls of their own, several positives in one: the result is the same."""
-        model, lab = system.apply(people=people), system.lab
-        short, long = lab.prompt(11, tokens=77), lab.prompt(12, tokens=308)
-        split = lab.predict(model, positive=short, negative=lab.prompt(12, tokens=100))
-        joined = lab.predict(model, positive=short, negative=long)
-        torch.testing.assert_close(split.positive, joined.positive, **SAME)
-        several = lab.predict(model, positive=short + lab.prompt(11, tokens=77), negative=long)
-        torch.testing.assert_close(several.positive, joined.positive, **SAME)
-
-    def test_the_negative_half_has_its_own_tokens(self, system: Any) -> None:
-        prompt = system.lab.prompt(11)
-        found = system.lab.predict(system.apply(), positive=prompt, negative=prompt)
-        assert (found.positive - found.negative).abs().mean() > 1e-3
-
-    def test_areas_see_their_part_of_the_masks(self, system: Any) -> None:
-        mask = torch.zeros(1, 128, 128)
-        mask[..., 64:] = 1.0
-        model, lab = system.apply(masks=[mask], term_only=True), system.lab
-        left = lab.prompt(11, area=(16, 8, 0, 0))
-        plain = lab.predict(system.model, positive=left, negative=lab.prompt(12))
-        found = lab.predict(model, positive=left, negative=lab.prompt(12))
-        assert torch.equal(found.positive, plain.positive)  # the left half holds nothing of this person
-        right = lab.prompt(11, area=(16, 8, 0, 8))
-        everywhere = lab.predict(system.apply(term_only=True), positive=right, negative=lab.prompt(12))
-        found = lab.predict(model, positive=right, negative=lab.prompt(12))
-        torch.testing.assert_close(found.positive, everywhere.positive, **SAME)
 
 
 class TestLife:
