@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 import pickletools
@@ -21,11 +22,24 @@ from torch import Tensor, nn
 from .families import Family, recognise
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# What is found under a model file's name where the download went wrong, by its first bytes.
+_IMPOSTORS = {
+    b"<": "it is a web page, such as a site sends that wants you to sign in or to accept a licence first",
+    b"version https://git-lfs": "it is the pointer that Git LFS leaves where it did not fetch the file",
+}
 LISTED_KEYS = 4  # so many offending keys are named in an error, the others are counted
 
 
 class CheckpointError(ValueError):
     """A model file that cannot be used; the message says which, why, and what to do."""
+
+
+class DamagedFileError(CheckpointError):
+    """A model file that is not whole, or something else under its name."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,11 +212,37 @@ def _flatten(path: Path, content: Any, prefix: str, tensors: dict[str, Tensor], 
         raise CheckpointError(f"{path.name} is not an adapter file: it holds a {type(content).__name__} {where}.")
 
 
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    size = path.stat().st_size
-    return CheckpointError(
-        f"{path.name} is damaged or incomplete ({size:,} bytes): {_short(error)}. Download it again, compare its size."
+def _damaged(path: Path, error: Exception) -> DamagedFileError:
+    size, promised = f"{path.stat().st_size:,} bytes", _promised_size(path)
+    if promised is not None:
+        size += f" of {promised:,}"
+    start = _beginning(path, 64).lstrip()
+    reason = next((text for known, text in _IMPOSTORS.items() if start.startswith(known)), _short(error))
+    return DamagedFileError(
+        path, f"{path.name} is damaged or incomplete ({size}): {reason}. Download it again, compare its size."
     )
+
+
+def _promised_size(path: Path) -> int | None:
+    """How many bytes the header of a .safetensors file announces; None for other files and where it is not whole."""
+    if path.suffix.lower() != ".safetensors":
+        return None
+    length = int.from_bytes(_beginning(path, 8), "little")
+    header = _beginning(path, 8 + min(length, path.stat().st_size))[8:]
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in json.loads(header).items() if name != "__metadata__"]
+        return 8 + length + max(ends)
+    except (ValueError, LookupError, TypeError, AttributeError):  # no header of this format
+        return None
+
+
+def _beginning(path: Path, length: int) -> bytes:
+    """The first bytes of a file; none of one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(length)
+    except OSError:
+        return b""
 
 
 def _short(error: Exception) -> str:

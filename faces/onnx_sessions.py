@@ -47,7 +47,7 @@ def open_session(model: bytes, name: str, instead: str = "", provider: str = AUT
     try:
         session = InferenceSession(model, providers=providers)
     except (Fail, InvalidGraph, InvalidProtobuf) as error:
-        raise ValueError(f"{name} is damaged or not an ONNX model: {error}") from error
+        raise ValueError(f"{name} is damaged or not an ONNX model ({len(model):,} bytes): {error}") from error
     if session.get_providers()[0] != providers[0]:
         logger.warning("%s runs on %s: onnxruntime could not start %s", name, session.get_providers()[0], providers[0])
     return session

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..faces.arcface import ArcFace
 from ..model_patches.pulid_models import PulidModels
+from .damaged_files import published_sizes
 from .load_pulid import with_encoder
 from .types import AdapterType, EvaClipType, RecogniserType
 
@@ -37,6 +38,7 @@ class CompletePuLID(io.ComfyNode):
         )
 
     @classmethod
+    @published_sizes()
     def execute(
         cls, adapter: PulidModels, eva_clip: ModelPatcher | None = None, recogniser: ArcFace | None = None
     ) -> io.NodeOutput:

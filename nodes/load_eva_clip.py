@@ -10,6 +10,7 @@ from ..adapters import families
 from ..adapters.checkpoint import read_tensors
 from ..faces.eva_clip import EvaClip
 from ..model_patches.managed import managed_whole
+from .damaged_files import published_sizes
 from .model_files import AUTO, EVA_CLIP, check_kind, chosen_state, file_options, find_file
 from .types import EvaClipType
 
@@ -40,6 +41,7 @@ class LoadEvaClip(io.ComfyNode):
         )
 
     @classmethod
+    @published_sizes()
     def execute(cls, file: str) -> io.NodeOutput:
         checkpoint = read_tensors(find_file(EVA_CLIP, file, _NODE))
         if checkpoint.family != families.UNKNOWN:  # of other vision towers the tower itself says more

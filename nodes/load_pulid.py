@@ -17,6 +17,7 @@ from ..model_patches.managed import managed_whole
 from ..model_patches.pulid import NAMES
 from ..model_patches.pulid_encoder import PulidEncoder
 from ..model_patches.pulid_models import PulidModels
+from .damaged_files import published_sizes
 from .model_files import (
     AUTO,
     PARSER,
@@ -84,6 +85,7 @@ class LoadPuLID(io.ComfyNode):
         )
 
     @classmethod
+    @published_sizes()
     def execute(
         cls, file: str, parser: str, eva_clip: ModelPatcher | None = None, recogniser: ArcFace | None = None
     ) -> io.NodeOutput:

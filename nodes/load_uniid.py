@@ -15,6 +15,7 @@ from ..faces.iresnet import IResNet
 from ..model_patches.managed import managed
 from ..model_patches.uniid_encoder import UniidEncoder
 from ..model_patches.uniid_models import UniidModels
+from .damaged_files import published_sizes
 from .model_files import (
     AUTO,
     NONE,
@@ -79,6 +80,7 @@ class LoadUniID(io.ComfyNode):
         )
 
     @classmethod
+    @published_sizes()
     def execute(
         cls, text_branch: str, adapter_branch: str, backbone: str, name_norms: NameNorms | None = None
     ) -> io.NodeOutput:

@@ -14,6 +14,7 @@ from ..adapters.uniportrait import load_uniportrait
 from ..faces.backbone import IRBackbone
 from ..model_patches.uniportrait_encoder import UniPortraitEncoder
 from ..model_patches.uniportrait_models import UniPortraitModels
+from .damaged_files import published_sizes
 from .model_files import (
     BACKBONE,
     FACEID,
@@ -71,6 +72,7 @@ class LoadUniPortrait(io.ComfyNode):
         )
 
     @classmethod
+    @published_sizes()
     def execute(
         cls, faceid: str, router: str, backbone: str, image_prompt: str, clip_vision: Any = None
     ) -> io.NodeOutput:

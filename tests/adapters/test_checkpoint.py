@@ -12,6 +12,7 @@ import torch
 from likeness.adapters.checkpoint import (
     Checkpoint,
     CheckpointError,
+    DamagedFileError,
     check_tensors,
     load_strictly,
     read_tensors,
@@ -71,9 +72,29 @@ def test_truncated_file(tmp_path, kind, kept):
         torch.save(tensors, path, _use_new_zipfile_serialization=kind == "bin")
     content = path.read_bytes()
     path.write_bytes(content[: int(kept * len(content))])
+    length, header = int(kept * len(content)), 8 + int.from_bytes(content[:8], "little")
+    promised = f" of {len(content):,}" if kind == "safetensors" and length >= header else ""
+    size = f"{length:,} bytes{promised}"
     with pytest.raises(
-        CheckpointError, match=rf"cut\.{kind} is damaged or incomplete \([\d,]+ bytes\): .+ Download it"
+        DamagedFileError, match=rf"cut\.{kind} is damaged or incomplete \({size}\): .+ Download it again"
     ):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"\n<!DOCTYPE html><html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is the pointer that Git LFS leaves"),
+        (b"\x02\0\0\0\0\0\0\0[]", ""),
+        (b'\x0a\0\0\0\0\0\0\0{"a": 123}', ""),
+    ],
+)
+def test_files_that_are_something_else(tmp_path, suffix, content, what):
+    path = tmp_path / f"model.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=rf"damaged or incomplete \({len(content)} bytes\): {what}"):
         read_tensors(path)
 
 
