@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHUNK = 77  # positions that a text encoder reads at a time; longer prompts are several of these
@@ -47,8 +48,10 @@ def match_norms(tokens: Tensor, norms: Tensor, split: int) -> Tensor:
             f"The name norms are {tuple(norms.shape)}, but a person has {tokens.shape[-2]} text tokens: they were "
             "computed for another UniID. Compute them again with Name Norms."
         )
-    factors = norms.to(tokens) / token_norms(tokens, split).clamp_min(torch.finfo(tokens.dtype).tiny)  # (..., n, 2)
-    return torch.cat([part * factors[..., k, None] for k, part in enumerate(_parts(tokens, split))], dim=-1)
+    working = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    norms = norms.to(working)
+    parts = [F.normalize(part, dim=-1) * norms[:, k, None] for k, part in enumerate(_parts(working, split))]
+    return torch.cat(parts, dim=-1).to(tokens.dtype)
 
 
 def insert_tokens(embeds: Tensor, tokens: Tensor) -> Tensor:
