@@ -27,6 +27,7 @@ class GenderNetwork:
 
         Raises ValueError when onnxruntime is missing, and for a file that is damaged or no such network.
         """
+        self.name = name
         self._session = open_session(model, f"the gender network {name}", GENDER.instead)
         (network_input, *others), outputs = self._session.get_inputs(), self._session.get_outputs()
         sides = network_input.shape[2:]
