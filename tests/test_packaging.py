@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from likeness.host.packages import name_of, requirements_in
 from PIL import Image
+from pip._vendor.packaging.requirements import Requirement
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -106,6 +108,30 @@ def test_requirements_have_no_upper_limit(project):
     lists = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
     pinned = {name_of(item) for items in lists for item in items if re.search(r"==|<|~=", item)}
     assert pinned == {"mypy", "ruff"}
+
+
+def test_one_environment_meets_comfyuis_requirements_and_ours(comfyui_path):
+    """This one: whatever both ask for is installed in a version that both allow."""
+    asked: dict[str, list[Requirement]] = {}
+    for file in (comfyui_path / "requirements.txt", ROOT / "requirements.txt"):
+        for item in requirements_in(file.read_text("utf-8")):
+            asked.setdefault(name_of(item), []).append(Requirement(item))
+    shared = {name for name, requirements in asked.items() if len(requirements) > 1}
+    assert {"numpy", "pillow", "safetensors"} <= shared
+    for name in shared:
+        found = importlib.metadata.version(name)
+        assert all(requirement.specifier.contains(found) for requirement in asked[name]), (found, asked[name])
+
+
+def test_the_readmes_table_of_versions_is_the_projects(project):
+    table = dict(re.findall(r"^\| ([\w ]+) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE))
+    comfyui = project["tool"]["comfy"]["requires-comfyui"].removeprefix(">=").removesuffix(".0")
+    (frontend,) = (item for item in project["project"]["dependencies"] if name_of(item) == FRONTEND)
+    assert table["ComfyUI"] == f"{comfyui} or newer; frontend {frontend.partition('>=')[2]} or newer"
+    prefix = "Programming Language :: Python :: 3."
+    minors = [int(line.removeprefix(prefix)) for line in project["project"]["classifiers"] if line.startswith(prefix)]
+    assert table["Python"] == f"3.{min(minors)} to 3.{max(minors)}"
+    assert project["project"]["requires-python"] == f">=3.{min(minors)}"
 
 
 def test_comfyui_reads_the_fields_of_its_registry(comfyui_path):
