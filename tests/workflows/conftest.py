@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from likeness.demo.tiny_models import TRAINED, write_tiny_models
 from likeness.demo.tiny_pulid import write_tiny_pulid_models
+from likeness.demo.tiny_uniid import write_tiny_uniid_models
 from likeness.demo.workflow import EditableGraph, nodes_of, on_tiny_models, shipped_workflow
 from likeness.host.client import ComfyClient
 from likeness.synthetic.people import test_people
@@ -109,6 +110,7 @@ def make_stage(photographs: dict[str, Path]) -> Callable[[Any], Stage]:
     def make(server: Any) -> Stage:
         write_tiny_models(server.folder / "models", weights=TRAINED)
         write_tiny_pulid_models(server.folder / "models")
+        write_tiny_uniid_models(server.folder / "models")
         pictures = {name: server.client.upload(path, f"test-{name}") for name, path in photographs.items()}
         return Stage(server.client, pictures)
 

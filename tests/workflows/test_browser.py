@@ -111,7 +111,7 @@ def on_tiny_models(workflow: dict[str, Any], graph: dict[str, Any], stage: Any) 
 
 
 def test_there_are_workflows():
-    assert len(NAMES) == 16
+    assert len(NAMES) == 20
 
 
 @pytest.mark.parametrize("name", NAMES)

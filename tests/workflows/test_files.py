@@ -31,6 +31,10 @@ EXPECTED = {
     "pulid-flux-photo",
     "pulid-flux-style",
     "pulid-flux-people-with-masks",
+    "uniid-photo",
+    "uniid-stylised",
+    "uniid-two-people-with-masks",
+    "uniid-text-with-pulid",
 }
 FRONTEND_ONLY = {"MarkdownNote"}
 UPLOAD_WIDGET = "upload"  # the frontend adds it to Load Image
@@ -49,19 +53,28 @@ def node_classes(comfy_server: Any) -> dict[str, Any]:
 
 
 def allowed_inputs(schema: dict[str, Any]) -> dict[str, Any]:
-    """Input name -> type, as an API graph spells it: the inputs of a growing list "faces" are "faces.faces_1", ..."""
+    """Input name -> type, as an API graph spells it: the inputs of a growing list "faces" are "faces.faces_1", ...
+
+    Those that come with a choice of "merge" are "merge.steps", ...
+    """
     allowed = {}
     for group in ("required", "optional"):
         for name, (kind, *options) in schema["input"].get(group, {}).items():
             if kind == "COMFY_AUTOGROW_V3":
                 (inner,) = options[0]["template"]["input"]["required"].values()
                 allowed |= {f"{name}.{member}": inner[0] for member in options[0]["template"]["names"]}
-            else:
-                allowed[name] = kind
+                continue
+            allowed[name] = kind
+            if kind == "COMFY_DYNAMICCOMBO_V3":
+                for choice in options[0]["options"]:
+                    allowed |= {
+                        f"{name}.{key}": inner[0] for key, inner in choice["inputs"].get("required", {}).items()
+                    }
     return allowed
 
 
-def needed_inputs(schema: dict[str, Any]) -> Iterator[str]:
+def needed_inputs(schema: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+    """The inputs that have to be there, with the choices that are made."""
     for name, (kind, *options) in schema["input"].get("required", {}).items():
         if kind == "COMFY_AUTOGROW_V3":
             yield from (
@@ -69,6 +82,9 @@ def needed_inputs(schema: dict[str, Any]) -> Iterator[str]:
             )
         else:
             yield name
+        if kind == "COMFY_DYNAMICCOMBO_V3":
+            (chosen,) = (choice for choice in options[0]["options"] if choice["key"] == given[name])
+            yield from (f"{name}.{key}" for key in chosen["inputs"].get("required", ()))
 
 
 def test_every_workflow_has_its_api_form_and_its_thumbnail():
@@ -89,7 +105,7 @@ def test_api_forms_use_nodes_and_inputs_that_exist(name, node_classes):
         schema = node_classes[node["class_type"]]
         allowed = allowed_inputs(schema)
         assert set(node["inputs"]) <= set(allowed), node
-        assert set(needed_inputs(schema)) <= set(node["inputs"]), node
+        assert set(needed_inputs(schema, node["inputs"])) <= set(node["inputs"]), node
         for key, value in node["inputs"].items():
             if isinstance(value, list):
                 source, slot = value

@@ -16,9 +16,14 @@ from likeness.host.server import ComfyServer
 NAMES = sorted(path.stem for path in (ROOT / "workflows").glob("*.json"))
 SAVING = "uniportrait-save-identity"
 DRAWING = [name for name in NAMES if name != SAVING]
-MASKED = ["uniportrait-people-with-masks", "pulid-sdxl-two-people-with-masks", "pulid-flux-people-with-masks"]
+MASKED = [
+    "uniportrait-people-with-masks",
+    "pulid-sdxl-two-people-with-masks",
+    "pulid-flux-people-with-masks",
+    "uniid-two-people-with-masks",
+]
 PEOPLE = {"uniportrait-two-people": 2, "uniportrait-three-people": 3} | dict.fromkeys(MASKED, 2)
-BASES = ["uniportrait-single-face", "pulid-sdxl-lightning", "pulid-flux-photo"]  # one for each base model
+BASES = ["uniportrait-single-face", "pulid-sdxl-lightning", "pulid-flux-photo", "uniid-photo"]  # each system and base
 LATENTS = ("EmptyLatentImage", "EmptySD3LatentImage")
 VISIBLE = 1.0  # grey levels, mean over the picture: far above rounding, far below any change of an input
 
@@ -41,7 +46,7 @@ def single(stage: Any) -> np.ndarray:
 
 
 def test_there_are_workflows():
-    assert len(DRAWING) == 15 and {*PEOPLE, *BASES} <= set(DRAWING)
+    assert len(DRAWING) == 19 and {*PEOPLE, *BASES} <= set(DRAWING)
 
 
 @pytest.mark.parametrize("name", DRAWING)
