@@ -113,6 +113,20 @@ def feed_forward(
     )
 
 
+def two_layers(
+    in_features: int,
+    hidden: int,
+    out_features: int,
+    operations: Operations = nn,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Sequential:
+    """Linear, exact GELU, Linear, with biases: what vectors and features go through before a resampler reads them."""
+    place = {"device": device, "dtype": dtype}
+    first, second = operations.Linear(in_features, hidden, **place), operations.Linear(hidden, out_features, **place)
+    return nn.Sequential(first, nn.GELU(), second)
+
+
 class Source(NamedTuple):
     """Features that latents attend to: tokens (b, n, dim), a factor for what is gathered, a mask (b, n, 1) or None."""
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .attention import Operations
 from .checkpoint import Checkpoint
-from .perceiver import PerceiverLayer, Source, StackSizes, learned_queries
+from .perceiver import PerceiverLayer, Source, StackSizes, learned_queries, two_layers
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,8 @@ class IDResampler(nn.Module):
         shared = {"operations": operations, **place}
         dim = sizes.dim
         self.latents = learned_queries(sizes.num_tokens, dim, device, dtype)
-        self.proj_id = _two_layers(sizes.intrinsic_dim, dim, **shared)
-        self.proj_clip = _two_layers(sizes.structure_dim, dim, **shared)
+        self.proj_id = two_layers(sizes.intrinsic_dim, 2 * sizes.intrinsic_dim, dim, **shared)
+        self.proj_clip = two_layers(sizes.structure_dim, 2 * sizes.structure_dim, dim, **shared)
         self.layers = nn.ModuleList(PerceiverLayer(sizes.stack, 2, **shared) for _ in range(sizes.depth))
         self.proj_out = operations.Linear(dim, sizes.output_dim, **place)
         self.norm_out = operations.LayerNorm(sizes.output_dim, **place)
@@ -92,17 +92,3 @@ class IDResampler(nn.Module):
         for layer in self.layers:
             tokens = layer(tokens, sources)
         return self.norm_out(self.proj_out(tokens))
-
-
-def _two_layers(
-    in_features: int,
-    dim: int,
-    operations: Operations,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> nn.Sequential:
-    return nn.Sequential(
-        operations.Linear(in_features, 2 * in_features, device=device, dtype=dtype),
-        nn.GELU(),
-        operations.Linear(2 * in_features, dim, device=device, dtype=dtype),
-    )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .attention import Operations
 from .checkpoint import Checkpoint
 from .features import map_tokens
-from .perceiver import HEADS_KEY, PerceiverLayer, Source, StackSizes
+from .perceiver import HEADS_KEY, PerceiverLayer, Source, StackSizes, two_layers
 
 ENCODERS = (1, 2)  # CLIP-L and CLIP-G, as released names count them
 
@@ -98,11 +98,7 @@ class TextBranch(nn.Module):
         self.sizes = sizes = TextBranchSizes() if sizes is None else sizes
         place = {"device": device, "dtype": dtype}
         for k, stack in zip(ENCODERS, sizes.stacks, strict=True):
-            projection = nn.Sequential(
-                operations.Linear(sizes.face_dim, sizes.hidden, **place),
-                nn.GELU(),
-                operations.Linear(sizes.hidden, sizes.num_tokens * stack.dim, **place),
-            )
+            projection = two_layers(sizes.face_dim, sizes.hidden, sizes.num_tokens * stack.dim, operations, **place)
             self.add_module(f"proj_{k}", nn.ModuleDict({"proj": projection}))
             self.add_module(f"norm_{k}", operations.LayerNorm(stack.dim, **place))
             self.add_module(f"text_resampler_{k}", TextIDResampler(stack, sizes.map_dim, operations, **place))

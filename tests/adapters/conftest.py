@@ -22,7 +22,7 @@ from likeness.adapters.resampler import ResamplerSizes
 from likeness.adapters.routing import IDRouter, hard_routing
 from likeness.adapters.sharing import Sharing
 from likeness.adapters.uniportrait import UniPortrait, UniPortraitSizes, save_faceid, save_router
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 SD15_BLOCKS = (0, 0, 1, 1, 2, 2, 3, 3, 3, 2, 2, 2, 1, 1, 1, 3)  # a different width for each level, as in the model
@@ -300,3 +300,52 @@ def tiny_pulid(pulid_sizes: dict[str, PuLIDSizes]) -> Callable[[str], PuLID]:
         return PuLID(pulid_sizes[edition]).requires_grad_(False)
 
     return make
+
+
+@pytest.fixture
+def layer() -> TokenProjection:
+    """One layer's projection of tokens 6 wide, and three more inputs of an identity term there, in float64."""
+    torch.manual_seed(0)
+    return TokenProjection(12, 6).double().requires_grad_(False)
+
+
+@pytest.fixture
+def q() -> Tensor:
+    return torch.randn(2, 7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def text_result() -> Tensor:
+    return torch.randn(2, 7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def weights() -> Tensor:
+    return torch.rand(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.fixture
+def edited() -> Callable[..., Path]:
+    """`edited(path, edit, metadata)`: a copy of a .safetensors file after edit(tensors)."""
+
+    def copy(path: Path, edit: Callable[[dict[str, Tensor]], Any], metadata: Mapping[str, str] | None) -> Path:
+        tensors = load_file(path)
+        edit(tensors)
+        save_file(tensors, path.with_name("edited.safetensors"), metadata)
+        return path.with_name("edited.safetensors")
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def assert_same_weights() -> Callable[..., None]:
+    """`assert_same_weights(actual, expected, dtype)`: equal keys and values, as far as the dtype can tell them."""
+
+    def check(actual: nn.Module, expected: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        left, right = actual.state_dict(), expected.state_dict()
+        assert set(left) == set(right)
+        for key, value in left.items():
+            assert value.dtype == dtype
+            assert torch.equal(value.float(), right[key].to(dtype).float()), key
+
+    return check

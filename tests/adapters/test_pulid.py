@@ -23,6 +23,12 @@ HEADS = {"likeness.heads": "3", "likeness.ca_heads": "3"}
 
 
 @pytest.fixture
+def edited(edited):
+    """As everywhere, with the metadata of the tiny files unless others are given."""
+    return lambda path, edit, metadata=HEADS: edited(path, edit, metadata)
+
+
+@pytest.fixture
 def saved(tiny_pulid, tmp_path):
     """`saved(edition)`: the file of a tiny adapter."""
 
@@ -34,29 +40,12 @@ def saved(tiny_pulid, tmp_path):
     return save
 
 
-def edited(path: Path, edit, metadata=HEADS) -> Path:
-    """A copy of a .safetensors file after edit(tensors)."""
-    tensors = load_file(path)
-    edit(tensors)
-    copy = path.with_name("edited.safetensors")
-    save_file(tensors, copy, metadata=metadata)
-    return copy
-
-
 def in_ip_adapter_names(path: Path) -> dict[str, torch.Tensor]:
     renamed = {}
     for key, value in load_file(path).items():
         key = re.sub(r"^id_adapter_attn_layers\.(\d+)\.id_to_([kv])\.", r"ip_adapter.\1.to_\2_ip.", key)
         renamed[re.sub(r"^id_adapter\.", "image_proj.", key)] = value
     return renamed
-
-
-def assert_same_weights(actual: PuLID, expected: PuLID, dtype=torch.float32) -> None:
-    left, right = actual.state_dict(), expected.state_dict()
-    assert set(left) == set(right)
-    for key, value in left.items():
-        assert value.dtype == dtype
-        assert torch.equal(value.float(), right[key].to(dtype).float()), key
 
 
 def test_released_sizes_have_the_published_counts():
@@ -77,7 +66,7 @@ def test_released_sizes_have_the_published_counts():
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_round_trip(saved, tiny_pulid, edition):
+def test_round_trip(saved, tiny_pulid, edition, assert_same_weights):
     loaded = load_pulid(saved(edition))
     assert loaded.sizes == tiny_pulid(edition).sizes
     assert (loaded.edition, loaded.base) == (edition, EDITIONS[edition].base)
@@ -107,7 +96,7 @@ def test_files_hold_the_released_keys(saved):
     assert len(flux) == 172 + 4 * 7
 
 
-def test_saving_keeps_metadata_and_lowers_the_dtype(tiny_pulid, tmp_path):
+def test_saving_keeps_metadata_and_lowers_the_dtype(tiny_pulid, tmp_path, assert_same_weights):
     path = tmp_path / "x.safetensors"
     save_pulid(path, tiny_pulid("pulid-flux"), torch.float16, {"steps": "12"})
     with safe_open(path, "pt") as file:
@@ -116,7 +105,7 @@ def test_saving_keeps_metadata_and_lowers_the_dtype(tiny_pulid, tmp_path):
 
 
 @pytest.mark.parametrize("edition", SDXL)
-def test_editions_of_one_file_are_one_adapter(saved, tiny_pulid, tmp_path, edition):
+def test_editions_of_one_file_are_one_adapter(saved, tiny_pulid, tmp_path, edition, assert_same_weights):
     """As released (a flat pickle), converted to IP-Adapter's names, also in float16 or as a nested pickle."""
     path = saved(edition)
     metadata = {} if edition == "pulid-v1" else HEADS
@@ -137,7 +126,7 @@ def test_editions_of_one_file_are_one_adapter(saved, tiny_pulid, tmp_path, editi
     assert len({adapter.fingerprint for adapter in loaded.values()}) == 1
 
 
-def test_fingerprint_is_the_encoders(saved):
+def test_fingerprint_is_the_encoders(saved, edited):
     path = saved("pulid-v1")
     original = load_pulid(path).fingerprint
     layers = edited(path, lambda tensors: tensors["id_adapter_attn_layers.1.id_to_k.weight"].add_(0.5))
@@ -146,7 +135,7 @@ def test_fingerprint_is_the_encoders(saved):
     assert load_pulid(encoder).fingerprint != original
 
 
-def test_heads_of_the_released_width_need_no_metadata(tmp_path):
+def test_heads_of_the_released_width_need_no_metadata(tmp_path, edited):
     sizes = PuLIDSizes(
         "pulid-flux",
         IDFormerSizes(6, 8, (7, 7), (9, 9), 16, heads=2, dim_head=64, output_dim=12, ff_mult=2, num_queries=4),
@@ -157,7 +146,7 @@ def test_heads_of_the_released_width_need_no_metadata(tmp_path):
     assert load_pulid(edited(tmp_path / "x.safetensors", lambda _: None, None)).sizes == sizes
 
 
-def test_heads_that_cannot_be_told(saved):
+def test_heads_that_cannot_be_told(saved, edited):
     with pytest.raises(
         CheckpointError, match="a width of 12, which is no multiple of 64.*metadata entry likeness.heads"
     ):
@@ -184,7 +173,7 @@ def test_heads_that_cannot_be_told(saved):
         ("pulid-flux", "pulid_ca.2.norm2.bias"),
     ],
 )
-def test_a_missing_tensor_is_named(saved, edition, key):
+def test_a_missing_tensor_is_named(saved, edition, key, edited):
     with pytest.raises(CheckpointError) as caught:
         load_pulid(edited(saved(edition), lambda tensors: tensors.pop(key)))
     assert "edited.safetensors" in str(caught.value)
@@ -193,7 +182,7 @@ def test_a_missing_tensor_is_named(saved, edition, key):
 
 
 @pytest.mark.parametrize("edition", EDITIONS)
-def test_an_unknown_tensor_is_named(saved, edition):
+def test_an_unknown_tensor_is_named(saved, edition, edited):
     with pytest.raises(CheckpointError, match=rf"edited.*{EDITIONS[edition].label}.*1 not known: extra\.weight"):
         load_pulid(edited(saved(edition), lambda tensors: tensors.update({"extra.weight": torch.ones(1)})))
 
@@ -208,14 +197,14 @@ def test_an_unknown_tensor_is_named(saved, edition):
         ("pulid-flux", "pulid_ca.0.to_kv.weight", (48, 21)),  # other identity tokens than the encoder's
     ],
 )
-def test_a_tensor_of_another_shape_is_named(saved, edition, key, shape):
+def test_a_tensor_of_another_shape_is_named(saved, edition, key, shape, edited):
     with pytest.raises(CheckpointError, match=rf"of another shape: .*{re.escape(key.split('.')[-2])}.*expected"):
         load_pulid(edited(saved(edition), lambda tensors: tensors.update({key: torch.ones(shape)})))
 
 
 @pytest.mark.parametrize("edition", SDXL)
 @pytest.mark.parametrize("gone", [{33}, {1}, {15}, {29, 31, 33}])
-def test_a_file_with_fewer_layers_than_a_unet_has(saved, edition, gone):
+def test_a_file_with_fewer_layers_than_a_unet_has(saved, edited, edition, gone):
     def drop(tensors):
         for number in gone:
             for kind in "kv":
@@ -228,7 +217,7 @@ def test_a_file_with_fewer_layers_than_a_unet_has(saved, edition, gone):
         load_pulid(edited(saved(edition), drop))
 
 
-def test_a_file_that_counts_layers_differently(saved):
+def test_a_file_that_counts_layers_differently(saved, edited):
     def renumber(tensors):
         layers = {key: tensors.pop(key) for key in list(tensors) if key.startswith("id_adapter_attn_layers.")}
         for key, value in layers.items():
@@ -239,7 +228,7 @@ def test_a_file_that_counts_layers_differently(saved):
         load_pulid(edited(saved("pulid-v1"), renumber))
 
 
-def test_a_file_without_a_block(saved):
+def test_a_file_without_a_block(saved, edited):
     def drop(tensors):
         for key in [key for key in tensors if key.startswith("pulid_ca.1.")]:
             tensors.pop(key)

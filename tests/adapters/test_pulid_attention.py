@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from likeness.adapters.attention import split_heads, torch_attention
-from likeness.adapters.projection import KeysValues, TokenProjection
+from likeness.adapters.projection import KeysValues
 from likeness.adapters.pulid_attention import (
     FORMS,
     PRESETS,
@@ -22,32 +22,11 @@ NUM_ZERO = 8
 
 
 @pytest.fixture
-def layer():
-    torch.manual_seed(0)
-    return TokenProjection(12, 6).double().requires_grad_(False)
-
-
-@pytest.fixture
-def q():
-    return torch.randn(2, 7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def text_result():
-    return torch.randn(2, 7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-
-
-@pytest.fixture
 def people(layer):
     """Three people of 10, 15 and 10 tokens, as v1 makes them from one and two photos; another one in each row."""
     generator = torch.Generator().manual_seed(3)
     tokens = [torch.randn(2, m, 6, dtype=torch.float64, generator=generator) for m in (10, 15, 10)]
     return [with_zero_tokens(layer(each), NUM_ZERO) for each in tokens]
-
-
-@pytest.fixture
-def weights():
-    return torch.rand(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
 
 def test_zero_tokens_are_tokens_projected_from_zeros(layer):

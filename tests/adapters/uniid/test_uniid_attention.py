@@ -5,26 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from likeness.adapters.attention import torch_attention
-from likeness.adapters.projection import KeysValues, TokenProjection, identity_attention
+from likeness.adapters.projection import KeysValues, identity_attention
 from likeness.adapters.uniid_attention import rescaled, uniid_attention
 
 HEADS = 3
-
-
-@pytest.fixture
-def layer():
-    torch.manual_seed(0)
-    return TokenProjection(12, 6).double().requires_grad_(False)
-
-
-@pytest.fixture
-def q():
-    return torch.randn(2, 7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def text_result():
-    return torch.randn(2, 7, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.fixture
@@ -32,11 +16,6 @@ def people(layer):
     """Three people, the second with more tokens; another one in each row."""
     generator = torch.Generator().manual_seed(3)
     return [layer(torch.randn(2, m, 6, dtype=torch.float64, generator=generator)) for m in (5, 8, 5)]
-
-
-@pytest.fixture
-def weights():
-    return torch.rand(2, 7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
 
 def norms(x):

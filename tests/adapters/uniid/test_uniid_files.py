@@ -21,6 +21,12 @@ FIRST_PROJECTION = "adapter_branch.adapter_modules.1.to_k_ip.weight"
 
 
 @pytest.fixture
+def edited(edited):
+    """As everywhere, with the metadata of the tiny files unless others are given."""
+    return lambda path, edit, metadata=HEADS: edited(path, edit, metadata)
+
+
+@pytest.fixture
 def saved(tiny_uniid, tmp_path):
     """`saved("text")`: the file of a tiny UniID with these branches, both if none is named."""
 
@@ -32,31 +38,14 @@ def saved(tiny_uniid, tmp_path):
     return save
 
 
-def edited(path: Path, edit, metadata=HEADS) -> Path:
-    """A copy of a .safetensors file after edit(tensors)."""
-    tensors = load_file(path)
-    edit(tensors)
-    copy = path.with_name("edited.safetensors")
-    save_file(tensors, copy, metadata=metadata)
-    return copy
-
-
 def without_prefix(path: Path, name: str) -> Path:
     tensors = {re.sub(r"^(text|adapter)_branch\.", "", key): value for key, value in load_file(path).items()}
     save_file(tensors, path.with_name(name), metadata=HEADS)
     return path.with_name(name)
 
 
-def assert_same_weights(actual: UniID, expected: UniID, dtype=torch.float32) -> None:
-    left, right = actual.state_dict(), expected.state_dict()
-    assert set(left) == set(right)
-    for key, value in left.items():
-        assert value.dtype == dtype
-        assert torch.equal(value.float(), right[key].to(dtype).float()), key
-
-
 @pytest.mark.parametrize("branches", [("text",), ("adapter",), ()])
-def test_round_trip(saved, tiny_uniid, branches):
+def test_round_trip(saved, tiny_uniid, branches, assert_same_weights):
     loaded, made = load_uniid([saved(*branches)]), tiny_uniid(*branches)
     assert loaded.sizes == made.sizes
     assert_same_weights(loaded, made)
@@ -68,7 +57,7 @@ def test_round_trip(saved, tiny_uniid, branches):
     assert loaded.sizes.context == 20 and len(loaded.sizes.layers) == (0 if branches == ("text",) else 34)
 
 
-def test_editions_of_one_model_are_one_adapter(saved, tiny_uniid, tmp_path):
+def test_editions_of_one_model_are_one_adapter(saved, tiny_uniid, tmp_path, assert_same_weights):
     """Two files in both orders, one with both branches, with and without prefixes, as pickles, in float16."""
     text, adapter, both = saved("text"), saved("adapter"), saved()
     pickled = tmp_path / "pytorch_model.bin"
@@ -92,7 +81,7 @@ def test_editions_of_one_model_are_one_adapter(saved, tiny_uniid, tmp_path):
     assert len({loaded.fingerprint for loaded in editions.values()}) == 1
 
 
-def test_fingerprints_are_the_branches_own(saved):
+def test_fingerprints_are_the_branches_own(saved, edited):
     path = saved()
     original = load_uniid([path]).fingerprints
     layers = edited(path, lambda tensors: tensors[FIRST_PROJECTION].add_(0.5))
@@ -101,7 +90,7 @@ def test_fingerprints_are_the_branches_own(saved):
     assert text["text"] != original["text"] and text["adapter"] == original["adapter"]
 
 
-def test_saving_keeps_metadata_and_name_norms(tiny_uniid, tmp_path):
+def test_saving_keeps_metadata_and_name_norms(tiny_uniid, tmp_path, edited, assert_same_weights):
     path, adapter = tmp_path / "x.safetensors", tiny_uniid()
     adapter.name_norms = torch.rand(3, 2)
     save_uniid(path, adapter, torch.bfloat16, {"steps": "12"})
@@ -113,7 +102,7 @@ def test_saving_keeps_metadata_and_name_norms(tiny_uniid, tmp_path):
     assert load_uniid([edited(path, lambda tensors: tensors.pop("name_norms"))]).name_norms is None
 
 
-def test_name_norms_that_do_not_fit(saved):
+def test_name_norms_that_do_not_fit(saved, edited):
     text, adapter = saved("text"), saved("adapter")
     for path, shape in ((text, (4, 2)), (text, (3,)), (adapter, (3, 2))):
         odd = edited(path, lambda tensors, shape=shape: tensors.update({"name_norms": torch.ones(shape)}))
@@ -121,7 +110,7 @@ def test_name_norms_that_do_not_fit(saved):
             load_uniid([odd])
 
 
-def test_heads_that_cannot_be_told(saved):
+def test_heads_that_cannot_be_told(saved, edited):
     with pytest.raises(CheckpointError, match="a width of 8, which is no multiple of 64.*entry likeness.heads_1"):
         load_uniid([edited(saved("text"), lambda _: None, None)])
     with pytest.raises(CheckpointError, match="a width of 12, which is no multiple of 64.*entry likeness.heads"):
@@ -161,7 +150,7 @@ def test_branches_of_different_base_models(saved, tiny_uniid_sizes, tmp_path):
     ],
 )
 @pytest.mark.parametrize("branches", [None, ()])
-def test_a_missing_tensor_is_named(saved, key, branches):
+def test_a_missing_tensor_is_named(saved, key, branches, edited):
     branches = (key.split("_")[0],) if branches is None else branches
     with pytest.raises(CheckpointError) as caught:
         load_uniid([edited(saved(*branches), lambda tensors: tensors.pop(key))])
@@ -170,7 +159,7 @@ def test_a_missing_tensor_is_named(saved, key, branches):
 
 
 @pytest.mark.parametrize("key", ["text_branch.extra", "adapter_branch.extra", "latents"])
-def test_an_unknown_tensor_is_named(saved, key):
+def test_an_unknown_tensor_is_named(saved, key, edited):
     with pytest.raises(CheckpointError, match=rf"edited.*UniID file with both branches.*1 not known: {key}"):
         load_uniid([edited(saved(), lambda tensors: tensors.update({key: torch.ones(1)}))])
 
@@ -185,13 +174,13 @@ def test_an_unknown_tensor_is_named(saved, key):
         ("adapter_branch.adapter_resampler.norm_out.weight", (21,)),
     ],
 )
-def test_a_tensor_of_another_shape_is_named(saved, key, shape):
+def test_a_tensor_of_another_shape_is_named(saved, key, shape, edited):
     with pytest.raises(CheckpointError, match=rf"of another shape: {re.escape(key)} is {re.escape(str(shape))}, expec"):
         load_uniid([edited(saved(), lambda tensors: tensors.update({key: torch.ones(shape)}))])
 
 
 @pytest.mark.parametrize("gone", [{33}, {1}, {15}])
-def test_a_file_with_fewer_layers_than_a_unet_has(saved, gone):
+def test_a_file_with_fewer_layers_than_a_unet_has(saved, edited, gone):
     def drop(tensors):
         for number in gone:
             for kind in "kv":
@@ -228,7 +217,7 @@ class TestConfig:
 
         return write
 
-    def test_that_fits(self, released, tiny_uniid):
+    def test_that_fits(self, released, tiny_uniid, assert_same_weights):
         """A text run's config has the adapter's defaults in it, which do not matter there, and the reverse."""
         text = released("text", num_text_branch_tokens=3, num_adapter_tokens=4, adapter_hidden_dim=768, seed=42)
         adapter = released("adapter", num_text_branch_tokens=2, num_adapter_tokens=5, adapter_hidden_dim=12)
@@ -256,7 +245,7 @@ class TestConfig:
         with pytest.raises(CheckpointError, match=r"config\.json beside pytorch_model\.bin cannot be read.*delete it"):
             load_uniid([path])
 
-    def test_of_something_else(self, released, tiny_uniid):
+    def test_of_something_else(self, released, tiny_uniid, assert_same_weights):
         path = released("text", architectures=["CLIPModel"])
         assert_same_weights(load_uniid([path]), tiny_uniid("text"))
         path.with_name("config.json").write_text("[]", "utf-8")
