@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,6 +24,18 @@ def _inference_mode():
     """Nodes run under inference mode; so does everything here."""
     with torch.inference_mode():
         yield
+
+
+@pytest.fixture
+def dynamo() -> Any:
+    """torch's tracer with empty caches, which are emptied again: they hold tensors without data."""
+    import torch._dynamo
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield torch._dynamo
+    torch._dynamo.reset()
+    gc.collect()
 
 
 def fill_randomly(module: torch.nn.Module, seed: int, gain: float = 0.7) -> torch.nn.Module:

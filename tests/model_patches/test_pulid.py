@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -167,18 +166,6 @@ class TestRefusals:
     def test_unknown_ways_of_sharing(self, base: Base) -> None:
         with pytest.raises(ValueError, match='people share places by attention or one each, not by "router"'):
             base.apply([0, 1], sharing="router")
-
-
-@pytest.fixture
-def dynamo() -> Any:
-    """torch's tracer with empty caches, which are emptied again: they hold tensors without data."""
-    import torch._dynamo
-
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    yield torch._dynamo
-    torch._dynamo.reset()
-    gc.collect()
 
 
 def test_compiled_models_agree(base: Base, dynamo: Any) -> None:
