@@ -24,7 +24,7 @@ def small(**changes) -> IResNet:
     return backbone
 
 
-def spread(key: str, shape: torch.Size) -> tuple[float, float]:
+def spread(key: str, shape: torch.Size, residual_gain: float) -> tuple[float, float]:
     """Mean and amplitude of one of the reference file's tensors, in the words of its README."""
     if len(shape) > 1:
         return 0.0, math.sqrt(3 / math.prod(shape[1:]))
@@ -33,16 +33,18 @@ def spread(key: str, shape: torch.Size) -> tuple[float, float]:
     if key == "features.weight":
         return 1.0, 0.0
     if key.endswith("weight"):
-        return (0.35 if key.endswith("bn3.weight") else 1.0), 0.1
+        return (residual_gain if key.endswith("bn3.weight") else 1.0), 0.1
     return (1.0 if key.endswith("running_var") else 0.0), (0.0 if key.endswith("num_batches_tracked") else 0.1)
 
 
 @pytest.mark.parametrize("network", ["trunc", "full"])
 def test_golden_uniid_06_iresnet(golden, network):
     file = golden("uniid", "06_iresnet")
+    config = file.metadata["config"]
     with torch.device("meta"):
-        released = IResNet(units=file.metadata["config"][f"{network}_layers"]).released_form()
-    state = {key: file.formula(key, tensor.shape, *spread(key, tensor.shape)) for key, tensor in released.items()}
+        released = IResNet(units=config[f"{network}_layers"]).released_form()
+    shapes = {key: tensor.shape for key, tensor in released.items()}
+    state = {key: file.formula(key, shape, *spread(key, shape, config["res_gain"])) for key, shape in shapes.items()}
     for key, first in file.part("weightcheck.").items():
         assert torch.equal(state[key].flatten()[: len(first)], first), key
     with torch.no_grad():
