@@ -164,12 +164,14 @@ def test_memory_modes_draw_the_same_picture(flags, stage, make_stage, installed_
     if "vram" in flags[0] and device["type"] == "cpu":
         pytest.skip(f"{flags[0]} excludes --cpu, and this machine has no accelerator")
     packs = [ROOT / "demo" / "models_pack"]
-    name = "uniportrait-two-people"
-    picture = stage.draw(stage.graph(name))
+    names = ["uniportrait-two-people", *BASES[1:]]  # two people, for the router
+    pictures = {name: stage.draw(stage.graph(name)) for name in names}
     with ComfyServer(installed_comfyui, tmp_path, packs, flags, threads=1) as server:
         other = make_stage(server)
-        plain = without_people(other.graph(name))
-        first = other.draw(plain)
-        # On an accelerator text encoders may run elsewhere in these modes, and round otherwise.
-        assert difference(other.draw(other.graph(name)), picture) <= (0.0 if device["type"] == "cpu" else 1.0)
-        assert np.array_equal(other.draw(plain), first)
+        for name, picture in pictures.items():
+            plain = without_people(other.graph(name))
+            first = other.draw(plain)
+            # On an accelerator text encoders may run elsewhere in these modes, and round otherwise.
+            bound = 0.0 if device["type"] == "cpu" else 1.0
+            assert difference(other.draw(other.graph(name)), picture) <= bound, name
+            assert np.array_equal(other.draw(plain), first), name
