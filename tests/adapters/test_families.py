@@ -45,6 +45,22 @@ EXAMPLES = [
     ("uniid-text", {"text_branch.text_resampler_1.proj_in.weight": (768, 512)}),
     ("uniid-text", {"text_resampler_1.proj_in.weight": (768, 512)}),
     ("uniid-adapter", {"adapter_branch.adapter_resampler.proj_face_recog_model_layers.0.weight": (768, 448)}),
+    (
+        "uniid",
+        {
+            "text_branch.text_resampler_1.proj_in.weight": (768, 512),
+            "adapter_branch.adapter_resampler.proj_face_recog_model_layers.0.weight": (768, 448),
+        },
+    ),
+    (
+        "uniid",  # in the other order, without prefixes
+        {
+            "adapter_resampler.proj_face_recog_model_layers.0.weight": (768, 448),
+            "text_resampler_1.proj_in.weight": (768, 512),
+        },
+    ),
+    ("uniid-part", {"text_branch.text_resampler_2.proj_in.weight": (1280, 512)}),
+    ("uniid-part", {"adapter_branch.adapter_modules.1.to_k_ip.weight": (640, 2048)}),
     ("iresnet", {"layer4.2.conv2.weight": (512, 512, 3, 3), "features.running_mean": (512,)}),
     ("sd15", {f"{UNET}input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight": (320, 768)}),
     ("sd15", {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (320, 768)}),
@@ -79,7 +95,8 @@ def test_base_models():
     }
     assert {name for name, base in bases.items() if base == "FLUX"} == {"pulid-flux", "flux"}
     assert bases["pulid-flux2"] == "FLUX.2"
-    assert bases["pulid-v1"] == bases["pulid-v1.1"] == bases["uniid-text"] == bases["uniid-adapter"] == "SDXL"
+    sdxl = {"pulid-v1", "pulid-v1.1", "pulid-part", "uniid", "uniid-text", "uniid-adapter", "uniid-part"}
+    assert {name for name, base in bases.items() if base == "SDXL"} == sdxl | {"ip-adapter-sdxl", "sdxl"}
 
 
 PULID_FILES = [
@@ -101,6 +118,8 @@ def test_real_reference_files(golden):
         (unet.weights("uniportrait-router_sd15/"), "uniportrait-router"),
         (unet.weights("ip-adapter_sd15/"), "ip-adapter-sd15"),
         *((golden("pulid", name).weights(), family) for name, family in PULID_FILES),
+        (golden("uniid", "01_text_branch").part("text_branch."), "uniid-text"),
+        (golden("uniid", "02_adapter_resampler").part("adapter_branch."), "uniid-adapter"),
     ):
         assert weights
         assert recognise({key: tuple(value.shape) for key, value in weights.items()}).name == name
