@@ -1,4 +1,4 @@
-"""`python run.py bench [unet|pulid-sdxl|pulid-flux|encode|training] ...`: one table per benchmark."""
+"""`python run.py bench [unet|pulid-sdxl|pulid-flux|uniid|encode|training] ...`: one table per benchmark."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import sys
 
 from ..host.environment import named_comfyui
 
-CHOICES = ("unet", "pulid-sdxl", "pulid-flux", "encode", "training")
+CHOICES = ("unet", "pulid-sdxl", "pulid-flux", "uniid", "encode", "training")
 
 
 def main() -> None:
     """Make ComfyUI importable, then run what was asked for."""
     parser = argparse.ArgumentParser(prog="run.py bench", description=__doc__)
     parser.add_argument("what", nargs="?", choices=CHOICES, default="unet")
-    parser.add_argument("--size", type=int, default=64, help="latent side in unet and pulid: 64 is 512 pixels")
+    parser.add_argument("--size", type=int, default=64, help="latent side where steps are measured: 64 is 512 pixels")
     parser.add_argument("--pixels", type=int, default=512, help="picture side in training")
-    parser.add_argument("--small", action="store_true", help="small widths in training and pulid: a quick look")
+    parser.add_argument("--small", action="store_true", help="small widths in all but unet and encode: a quick look")
     parser.add_argument("--depth", type=int, nargs=2, default=[2, 4], help="double and single blocks in pulid-flux")
     parser.add_argument("--precision", choices=("no", "bf16"), help="in training; without it bf16 on a GPU")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once, except in encode")
@@ -24,7 +24,8 @@ def main() -> None:
     parser.add_argument(
         "--processor-time",
         action="store_true",
-        help="in unet and pulid: count this process's processor time, for a machine with other work; OMP_NUM_THREADS=1",
+        help="where steps are measured: count this process's processor time, for a machine with other work, and "
+        "set OMP_NUM_THREADS=1",
     )
     parser.add_argument("--identities", type=int, nargs="+", default=[1, 2, 3], help="numbers of people in a picture")
     options = parser.parse_args()
@@ -50,6 +51,10 @@ def main() -> None:
         from . import pulid_step
 
         pulid_step.print_flux_table(*steps, tuple(options.depth), options.small)
+    elif options.what == "uniid":
+        from . import uniid_step
+
+        uniid_step.print_table(*steps, options.small)
     else:
         from . import unet_step
 

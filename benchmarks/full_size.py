@@ -16,12 +16,18 @@ from ..adapters.flux_attention import FluxAttentionSizes
 from ..adapters.id_encoder import IDEncoderSizes
 from ..adapters.id_former import IDFormerSizes
 from ..adapters.identity import Identity
+from ..adapters.image_resampler import ImageResamplerSizes
 from ..adapters.layers import flux_places, sdxl_layers
+from ..adapters.perceiver import StackSizes
 from ..adapters.pulid import PuLID, PuLIDSizes
 from ..adapters.resampler import ResamplerSizes
+from ..adapters.text_branch import TextBranchSizes
+from ..adapters.uniid import UniID, UniIDSizes
 from ..adapters.uniportrait import UniPortrait, UniPortraitSizes
 from ..model_patches.pulid_models import PulidModels
+from ..model_patches.uniid_models import UniidModels
 from ..model_patches.uniportrait_models import UniPortraitModels
+from .steps import Workload
 
 HIDDEN = (*[320] * 4, *[640] * 4, *[1280] * 10, *[640] * 6, *[320] * 6, *[1280] * 2)
 
@@ -96,6 +102,15 @@ def sdxl(sizes: dict[str, Any]) -> ModelPatcher:
     return _patcher(comfy.supported_models.SDXL(unet_config), step_dtype())
 
 
+def sdxl_workload(sizes: dict[str, Any], size: int, batch: int) -> Workload:
+    """Latents of this side and prompts with guidance, for the UNet of these widths."""
+
+    def prompt() -> list[Any]:
+        return [[torch.randn(1, 77, sizes["context"]), {"pooled_output": torch.randn(1, sizes["pooled"])}]]
+
+    return Workload((batch, 4, size, size), prompt(), prompt(), guided=True, sigma=3.0)
+
+
 def flux(sizes: dict[str, Any]) -> ModelPatcher:
     """FLUX at this width and depth; bfloat16 on a GPU, as it is distributed."""
     dtype = torch.float32 if comfy.model_management.cpu_mode() else torch.bfloat16
@@ -158,6 +173,32 @@ def pulid_flux(sizes: dict[str, Any]) -> PulidModels:
     block = FluxAttentionSizes(width, context, heads=max(1, context // 128))
     num_blocks = len(flux_places(sizes["depth"], sizes["depth_single_blocks"]))
     return _pulid(PuLIDSizes("pulid-flux", encoder, block=block, num_blocks=num_blocks), torch.bfloat16)
+
+
+def uniid(sizes: dict[str, Any]) -> UniidModels:
+    """UniID for this UNet, stored in float16; what makes its tokens is small, since nothing is encoded here."""
+    context = sizes["context"]
+    of_first = context * 768 // 2048
+    text = TextBranchSizes((StackSizes(of_first, 1, 1, 8), StackSizes(context - of_first, 1, 1, 8)), hidden=8)
+    resampler = ImageResamplerSizes(StackSizes(8, 1, 1, 8), output_dim=context)
+    hidden = tuple(sizes["widths"][layer.level] for layer in sdxl_layers())
+    weights = UniID(UniIDSizes(text, resampler, hidden), operations=comfy.ops.manual_cast, dtype=torch.float16)
+    fill(weights)
+    return UniidModels(weights)
+
+
+def uniid_people(models: UniidModels, count: int) -> Sequence[Identity]:
+    """Identities of random tokens: 3 words and 25 ID tokens."""
+    width = models.weights.sizes.context
+    nobody = torch.randn(25, width)
+    return [
+        Identity(
+            models.system,
+            models.weights.fingerprint,
+            {"cond": torch.randn(25, width), "uncond": nobody, "text": torch.randn(3, width)},
+        )
+        for _ in range(count)
+    ]
 
 
 def _pulid(sizes: PuLIDSizes, dtype: torch.dtype) -> PulidModels:

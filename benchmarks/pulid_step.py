@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import comfy.model_management
 import torch
 from comfy.model_patcher import ModelPatcher
 
@@ -24,14 +23,9 @@ def print_sdxl_table(size: int, batch: int, timing: Timing, counts: Sequence[int
     sizes = full_size.SMALL_SDXL if small else full_size.SDXL
     with torch.inference_mode():
         bare, models = full_size.sdxl(sizes), full_size.pulid_sdxl(sizes)
-        text, pooled = sizes["context"], sizes["pooled"]
-
-        def prompt() -> list[Any]:
-            return [[torch.randn(1, 77, text), {"pooled_output": torch.randn(1, pooled)}]]
-
-        workload = Workload((batch, 4, size, size), prompt, True, 3.0)
+        workload = full_size.sdxl_workload(sizes, size, batch)
         name = f"SDXL{' in small' if small else ''}"
-        _print(name, bare, models, _INJECTIONS, workload, timing, counts)
+        print_steps(name, bare, _variants(bare, models, _INJECTIONS, counts), workload, timing)
 
 
 def print_flux_table(
@@ -49,27 +43,14 @@ def print_flux_table(
             pooled = torch.randn(1, sizes["vec_in_dim"])
             return [[torch.randn(1, 512, sizes["context_in_dim"]), {"pooled_output": pooled, "guidance": 4.0}]]
 
-        workload = Workload((batch, 16, size, size), prompt, False, 0.7)
+        workload = Workload((batch, 16, size, size), prompt(), prompt(), guided=False, sigma=0.7)
         name = f"FLUX{' in small' if small else ''}, {depth[0]} + {depth[1]} blocks"
-        _print(name, bare, models, {"": Injection()}, workload, timing, counts)
+        print_steps(name, bare, _variants(bare, models, {"": Injection()}, counts), workload, timing)
 
 
-def _print(
-    name: str,
-    bare: ModelPatcher,
-    models: PulidModels,
-    injections: dict[str, Injection],
-    workload: Workload,
-    timing: Timing,
-    counts: Sequence[int],
-) -> None:
-    device = comfy.model_management.get_torch_device()
-    batch, _, height, width = workload.latent
-    rows = f"{batch} x 2 rows" if workload.guided else f"{batch} rows"
-    print(
-        f"{name}, random weights, {device}, {bare.model.get_dtype_inference()}, {torch.get_num_threads()} threads, "
-        f"latent {height}x{width}, {rows}, {timing}; ratios are of neighbouring calls"
-    )
+def _variants(
+    bare: ModelPatcher, models: PulidModels, injections: dict[str, Injection], counts: Sequence[int]
+) -> list[Variant]:
     variants = [Variant("bare", 0, bare)]  # its ratio is what the measurement itself makes of 1
     for form, injection in injections.items():
         for count in counts:
@@ -78,4 +59,4 @@ def _print(
             variants.append(Variant(f"likeness {form}".strip(), count, ours))
         plain = apply_plainly(bare, models, full_size.pulid_people(models, 1)[0], injection)
         variants.append(Variant(f"plain code {form}".strip(), 1, plain))
-    print_steps(variants, workload, timing, device)
+    return variants

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -20,7 +21,8 @@ class Workload:
     """What is sampled: latents (batch, channels, height, width) and prompts."""
 
     latent: tuple[int, int, int, int]
-    prompt: Callable[[], list[Any]]  # ComfyUI CONDITIONING of random numbers
+    positive: list[Any]  # ComfyUI CONDITIONING, of random numbers
+    negative: list[Any]
     guided: bool  # whether the negative prompt is computed too
     sigma: float
 
@@ -57,22 +59,34 @@ class Timing:
 
 @dataclass
 class Variant:
-    """One row of a table: seconds of its own calls, and of the bare calls between them."""
+    """One row of a table: seconds of its own calls, and of the bare calls between them.
+
+    Prompts of its own, if it has some, do not count for the bare calls.
+    """
 
     name: str
     people: int
     model: ModelPatcher
+    positive: list[Any] | None = None
+    negative: list[Any] | None = None
     own: list[float] = field(default_factory=list)
     bare: list[float] = field(default_factory=list)
     first: float = 0.0
     peak: int = 0
 
 
-def print_steps(variants: Sequence[Variant], workload: Workload, timing: Timing, device: torch.device) -> None:
+def print_steps(name: str, bare: ModelPatcher, variants: Sequence[Variant], workload: Workload, timing: Timing) -> None:
     """Measure each variant in a sampling run of its own, in turn with the bare network, and print it.
 
     Ratios are of neighbouring calls: their median, lower and upper quarter, and the best own over the best bare call.
     """
+    device = comfy.model_management.get_torch_device()
+    batch, _, height, width = workload.latent
+    rows = f"{batch} x 2 rows" if workload.guided else f"{batch} rows"
+    print(
+        f"{name}, random weights, {device}, {bare.model.get_dtype_inference()}, {torch.get_num_threads()} threads, "
+        f"latent {height}x{width}, {rows}, {timing}; ratios are of neighbouring calls"
+    )
     width = 2 + max(len(variant.name) for variant in variants)
     print(f"{'':{width}}" + "".join(f"{head:>11}" for head in _HEADS), flush=True)
     for variant in variants:
@@ -82,22 +96,23 @@ def print_steps(variants: Sequence[Variant], workload: Workload, timing: Timing,
 
 def _measure(variant: Variant, workload: Workload, timing: Timing, device: torch.device) -> None:
     guider = comfy.samplers.CFGGuider(variant.model)
-    guider.set_conds(workload.prompt(), workload.prompt())
+    own = {"positive": variant.positive or workload.positive, "negative": variant.negative or workload.negative}
+    bare = {"bare positive": workload.positive, "bare negative": workload.negative}
+    guider.inner_set_conds({**own, **bare})
     guider.set_cfg(7.5 if workload.guided else 1.0)
 
     def sample(
         model: Any, x: torch.Tensor, sigmas: torch.Tensor, extra_args: dict[str, Any], **__: Any
     ) -> torch.Tensor:
-        conditionings = [guider.conds["positive"], guider.conds["negative"]][: 1 + workload.guided]
-
-        def call(options: dict[str, Any]) -> float:
+        def call(prompts: Iterable[str], options: dict[str, Any]) -> float:
+            conditionings = [guider.conds[prompt] for prompt in prompts][: 1 + workload.guided]
             arguments = (guider.inner_model, conditionings, x, sigmas[:1], options)
             return timing.seconds(lambda: comfy.samplers.calc_cond_batch(*arguments), device)
 
-        variant.first = call(extra_args["model_options"])  # prepares what a run computes once
+        variant.first = call(own, extra_args["model_options"])  # prepares what a run computes once
         for _ in range(timing.rounds):
-            variant.own.append(call(extra_args["model_options"]))
-            variant.bare.append(call({"transformer_options": {}}))  # the same network without any patch
+            variant.own.append(call(own, extra_args["model_options"]))
+            variant.bare.append(call(bare, {"transformer_options": {}}))  # the same network without any patch
         return x
 
     noise = torch.randn(workload.latent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import comfy.model_management
 import torch
 
 from ..model_patches.uniportrait import UniPortraitSettings, apply_uniportrait
@@ -15,12 +14,8 @@ from .steps import Timing, Variant, Workload, print_steps
 
 def print_table(size: int, batch: int, timing: Timing, counts: Sequence[int]) -> None:
     """Measure ours and the plain way for each number of people."""
-    device = comfy.model_management.get_torch_device()
-    print(
-        f"SD 1.5, random weights, {device}, {full_size.step_dtype()}, {torch.get_num_threads()} threads, latent "
-        f"{size}x{size}, {batch} x 2 rows, {timing}; ratios are of neighbouring calls"
-    )
-    workload = Workload((batch, 4, size, size), lambda: [[torch.randn(1, 77, 768), {}]], True, 3.0)
+    positive, negative = ([[torch.randn(1, 77, 768), {}]] for _ in range(2))
+    workload = Workload((batch, 4, size, size), positive, negative, guided=True, sigma=3.0)
     with torch.inference_mode():
         bare, models = full_size.sd15(), full_size.uniportrait()
         variants = []
@@ -29,4 +24,4 @@ def print_table(size: int, batch: int, timing: Timing, counts: Sequence[int]) ->
             ours, _ = apply_uniportrait(bare, models, identities, UniPortraitSettings())
             plain = apply_plainly(bare, models, identities, 0.7)
             variants += [Variant("likeness", count, ours), Variant("plain", count, plain)]
-        print_steps(variants, workload, timing, device)
+        print_steps("SD 1.5", bare, variants, workload, timing)

@@ -245,3 +245,23 @@ class TestWork:
         set_torch_compile_wrapper(compiled, backend="eager", fullgraph=True)
         torch.testing.assert_close(tiny.lab.sample(compiled, 5, positive=positive), expected, **SAME)
         assert dynamo.utils.counters["stats"]["unique_graphs"] == 3
+
+
+@pytest.mark.parametrize("rescaling", [True, False])
+@pytest.mark.parametrize("percent", [0.2, 0.6])
+def test_the_plain_code_of_the_benchmark_agrees(tiny: Any, rescaling: bool, percent: float) -> None:
+    """It carries the tokens behind the prompt and projects them in every layer and step, for each row."""
+    from likeness.benchmarks.plain_uniid import apply_plainly
+    from likeness.model_patches.merge_step import MergePercent
+    from likeness.model_patches.uniid_patch import UniidSettings
+
+    settings = {"merge": MergePercent(0.4), "rescaling": rescaling}
+    positive, negative = tiny.lab.prompt(11), tiny.lab.prompt(12)
+    plain, *prompts = apply_plainly(
+        tiny.model, positive, negative, tiny.models, tiny.people[0], UniidSettings(**settings)
+    )
+    expected = tiny.lab.predict(plain, percent, positive=prompts[0], negative=prompts[1])
+    model, words = tiny.apply(positive, **settings)
+    found = tiny.lab.predict(model, percent, positive=words, negative=negative)
+    torch.testing.assert_close(found.positive, expected.positive, **SAME)
+    torch.testing.assert_close(found.negative, expected.negative, **SAME)
