@@ -103,6 +103,12 @@ def linear_system(request: Any) -> SystemUnderContract:
     return contract_of(request)
 
 
+@pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-flux", "uniid", "uniid-plain"])
+def additive_system(request: Any) -> SystemUnderContract:
+    """Each whose term does not depend on what other packs put into the slot; PuLID's ortho forms do."""
+    return contract_of(request)
+
+
 @pytest.fixture(scope="session", params=["uniportrait", "pulid-sdxl", "pulid-sdxl-ortho", "uniid", "uniid-plain"])
 def attention_system(request: Any) -> SystemUnderContract:
     """Each system that sits in attention slots, to which other packs may add."""

@@ -11,8 +11,8 @@ import torch
 SAME = {"rtol": 1e-4, "atol": 1e-4}  # equal up to the order of float32 sums
 
 
-def test_effects_add_up_in_both_orders(linear_system: Any) -> None:
-    system = linear_system
+def test_effects_add_up_in_both_orders(additive_system: Any) -> None:
+    system = additive_system
     plain = system.first_output(system.model)
     ours = system.first_output(system.apply(term_only=True)) - plain
     before = system.model.clone()
