@@ -349,6 +349,40 @@ def pulid_files(node_classes: dict[str, Any], write_pulid_files: Callable[[Path]
             file.unlink()
 
 
+@pytest.fixture(scope="module")
+def uniid_files(node_classes: dict[str, Any], tiny_uniid_models: Any) -> Iterator[Any]:
+    """UniID's tiny files in this process's models folder, and gone again after the module: a TinyUniidModels."""
+    import folder_paths
+    from likeness.demo.tiny_uniid import TinyUniidModels
+
+    models = TinyUniidModels(Path(folder_paths.models_dir))
+    shutil.copytree(tiny_uniid_models.folder / "uniid", models.folder / "uniid", dirs_exist_ok=True)
+    yield models
+    for file in (models.folder / "uniid").rglob("*.*"):  # the folders stay: ComfyUI remembers them
+        file.unlink()
+
+
+@pytest.fixture(scope="module")
+def sdxl(models_pack: Any, tiny_pulid_models: Any) -> tuple[Any, Any]:
+    """The demo's SDXL, to which UniID's tiny files fit: a ModelPatcher and the text encoders."""
+    import comfy.sd
+
+    path = str(tiny_pulid_models.paths[tiny_pulid_models.sdxl])
+    model, clip = comfy.sd.load_checkpoint_guess_config(path, output_vae=False, output_clip=True)[:2]
+    return model, clip
+
+
+@pytest.fixture
+def load_uniid(call: Callable[..., Any], uniid_files: Any) -> Callable[..., Any]:
+    """`load_uniid()`: an adapter with both branches that sees photos; other inputs of Load UniID by their names."""
+
+    def run(**inputs: Any) -> Any:
+        files = {"text_branch": uniid_files.text_branch, "adapter_branch": uniid_files.adapter_branch}
+        return call("LoadUniID", **{**files, "backbone": "auto", **inputs})[0]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def tiny_bases(comfyui_path: Path) -> dict[str, Any]:
     """ModelPatchers of tiny SDXL and FLUX networks with random weights."""

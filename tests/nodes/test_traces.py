@@ -65,8 +65,42 @@ def whole_run(call: Callable[..., Any], load: Any, encode: Any, sample: Any, tin
         assert torch.isfinite(sample(base, model)).all()
 
 
+def uniid_run(call: Callable[..., Any], load_uniid: Any, encode: Any, sdxl: Any, woman: Any) -> None:
+    """The same with UniID, its norms and its word for the prompt; the text encoders take part."""
+    import comfy.sample
+
+    base, clip = sdxl
+    (norms,) = call("NameNorms", clip=clip, names="", tokens=3)
+    adapter = load_uniid(name_norms=norms)
+    faces = call("DetectFaces", image=woman, detector="auto")[0]
+    text, _ = call("ClassWord", prompt="photo of a <class word>", word={"word": "auto"}, faces=faces)
+    person = encode(adapter, woman, label="Anna")[0]
+    call("SaveIdentity", identity=person, filename="anna uniid", overwrite=True)
+    again = call("LoadIdentity", file="anna uniid.safetensors")[0]
+    assert again == person
+    with torch.inference_mode():
+        prompt = clip.encode_from_tokens_scheduled(clip.tokenize(text))
+    people = dict(identities={"identity_1": again}, masks={"mask_1": torch.ones(1, 64, 64)})
+    how = dict(merge={"merge": "at step", "merge_step": 1, "steps": 2}, rescaling=True, sharing="attention")
+    how |= dict(several_texts="by mask", keep_soft_edges=True, text_scale_before=0.5, text_scale=1.8)
+    scales = dict(adapter_scale_before=0.8, adapter_scale=1.2)
+    model, positive, _ = call("ApplyUniID", model=base, positive=prompt, adapter=adapter, **people, **how, **scales)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.inference_mode():
+        arguments = (noise, 2, 4.0, "euler", "normal", positive, prompt, torch.zeros_like(noise))
+        assert torch.isfinite(comfy.sample.sample(model, *arguments, disable_pbar=True, seed=5)).all()
+
+
 def test_a_run_writes_people_and_previews_and_reaches_nobody(
-    call: Any, load: Any, encode: Any, sample: Any, tiny_bases: Any, woman: Any, traces: Traces
+    call: Any,
+    load: Any,
+    load_uniid: Any,
+    encode: Any,
+    sample: Any,
+    tiny_bases: Any,
+    sdxl: Any,
+    woman: Any,
+    traces: Traces,
 ) -> None:
     """Nothing beside the packages, in caches of theirs or in the models' folders."""
     import folder_paths
@@ -75,11 +109,14 @@ def test_a_run_writes_people_and_previews_and_reaches_nobody(
     output, temp = Path(folder_paths.get_output_directory()), Path(folder_paths.get_temp_directory())
     traces.active = True
     whole_run(call, load, encode, sample, tiny_bases, woman)
+    uniid_run(call, load_uniid, encode, sdxl, woman)
     traces.active = False
     saved = sorted(saved_identities_folder().glob("anna *.safetensors"))
     for path in saved:
         path.unlink()
-    assert [path.name for path in saved] == [f"anna {edition}.safetensors" for edition in ("flux", "v1", "v1_1")]
+    assert [path.name for path in saved] == [
+        f"anna {edition}.safetensors" for edition in ("flux", "uniid", "v1", "v1_1")
+    ]
     assert set(saved) <= traces.written()
     elsewhere = [path for path in traces.written() if output not in (path, *path.parents)]
     assert [path for path in elsewhere if temp not in (path, *path.parents)] == []
