@@ -17,6 +17,7 @@ from .export import export
 from .recipe import RECIPES
 from .steps import Workshop
 from .table import ROWS, make_table
+from .true_routing import CLAIMED_TIMESTEP, true_routing
 from .unpack import unpack
 
 STEPS = ("pictures", "vae", "base", "encoders", "sets", "adapters", "ablations", "table", "export")
@@ -61,8 +62,11 @@ def _make(workshop: Workshop, step: str, weights: Path | None) -> None:
         for variant in UNIPORTRAIT if step == "adapters" else ABLATIONS:
             train_variant(workshop, variant)
     elif step == "table":
-        results = make_table(workshop, ROWS, workshop.recipe.test_people, table)
-        (table / "claims.md").write_text(claims_markdown(claims(results)), "utf-8")
+        people = workshop.recipe.test_people
+        results, routed = make_table(workshop, ROWS, people, table), true_routing(workshop, ROWS[-1], people)
+        for timestep, estimate in routed.items():
+            workshop.say(f"routing inside faces of true pictures, timestep {timestep}: {estimate.shown(3)}")
+        (table / "claims.md").write_text(claims_markdown(claims(results, routed[CLAIMED_TIMESTEP])), "utf-8")
     elif step == "export":
         export(workshop, weights or workshop.folder / "weights", table / "results.json")
     else:

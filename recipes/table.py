@@ -104,15 +104,15 @@ class Studio:
 
     def __init__(self, workshop: Workshop) -> None:
         self._workshop = workshop
-        self._base: BaseModel = load_base_model(workshop.base, workshop.device, torch.float32)
+        self.base: BaseModel = load_base_model(workshop.base, workshop.device, torch.float32)
         self._encoders: FaceEncoders = load_face_encoders(
             workshop.backbone, workshop.vision, workshop.device, torch.float32
         )
 
     def pictures(self, row: Row, sitting: Sequence[Sitter], references: Mapping[str, Reference]) -> Iterator[Picture]:
         """Every sitter, or every sitter with the next one, at every prompt; the rows have their seeds in common."""
-        adapter = self._adapter(row)
-        identities = self._identities(row, adapter, sitting)
+        adapter = self.adapter(row)
+        identities = self.identities(row, adapter, sitting)
         wanted, meant = [], []
         for number, sitter in enumerate(sitting):
             group = [sitter, sitting[(number + 1) % len(sitting)]][: row.people]
@@ -135,20 +135,22 @@ class Studio:
 
     def _draw(self, row: Row, adapter: UniPortrait, wanted: Sequence[sampling.Picture]) -> sampling.Samples:
         side = self._workshop.recipe.side
-        host = DiffusersHost(self._base.unet, adapter)
+        host = DiffusersHost(self.base.unet, adapter)
         settings = sampling.SamplingSettings(
             steps=STEPS, guidance=GUIDANCE, joined=row.joined, batch=32,
             routing_maps=row.people > 1 and not row.joined and row.stage2 is not None,
         )  # fmt: skip
-        return sampling.sample(self._base, host, wanted, (side, side * row.people), settings)
+        return sampling.sample(self.base, host, wanted, (side, side * row.people), settings)
 
-    def _adapter(self, row: Row) -> UniPortrait:
+    def adapter(self, row: Row) -> UniPortrait:
+        """The trained weights of a row; the base model's row gets the full ones, which it does not use."""
         runs = self._workshop.folder / "runs"
         stage1 = find_stage_one(runs / (row.stage1 or "single"), RELEASED_NAMES[1])
         stage2 = None if row.stage2 is None else find_stage_one(runs / row.stage2, RELEASED_NAMES[2])
         return load_adapter(stage1, stage2).to(self._workshop.device)
 
-    def _identities(self, row: Row, adapter: UniPortrait, sitting: Sequence[Sitter]) -> dict[str, Identity]:
+    def identities(self, row: Row, adapter: UniPortrait, sitting: Sequence[Sitter]) -> dict[str, Identity]:
+        """Every sitter as this row's adapter sees them, by name; none without identity."""
         if row.stage1 is None:
             return {}
         maker = TokenMaker(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -13,12 +14,14 @@ from likeness.adapters.uniportrait import load_uniportrait
 from likeness.demo import trained
 from likeness.demo.tiny_layouts import taesd_shapes, text_shapes, under, unet_shapes
 from likeness.demo.tiny_sizes import TinySizes
+from likeness.recipes import true_routing
 from likeness.recipes.adapters import ABLATIONS, DETAILS, UNIPORTRAIT, run_of, steps_done, train_variant
 from likeness.recipes.export import export
 from likeness.recipes.recipe import CPU, Training
 from likeness.recipes.steps import Workshop
 from likeness.recipes.table import ROWS, make_table
 from likeness.recipes.unpack import unpack
+from likeness.synthetic import test_people as unseen_people
 
 MINIATURE = dataclasses.replace(
     CPU,
@@ -96,3 +99,20 @@ def test_the_table_is_written(workshop, tmp_path):
     assert written["rows"]["base model, no identity"]["scores"]["attributes"]["n"] == 8
     assert (tmp_path / "results.md").exists()
     assert list(tmp_path.glob("sheet-*.png"))
+
+
+def test_the_router_is_asked_about_true_pictures(workshop):
+    (two,) = (row for row in ROWS if row.title == "UniPortrait, two people")
+    found = true_routing.true_routing(workshop, two, 3)
+    assert list(found) == list(true_routing.TIMESTEPS)
+    assert all(0 <= estimate.mean <= 1 and (estimate.n, estimate.clusters) == (3, 3) for estimate in found.values())
+
+
+def test_true_pictures_know_who_is_where(workshop):
+    (picture,) = true_routing._pictures(workshop, unseen_people(2))[:1]
+    height, width = picture.pixels.shape[:2]
+    right = np.zeros((height, width), np.int64)
+    right[:, width // 2 :] = 1  # people stand from left to right
+    assert true_routing._score(picture, [right, right]) == 1
+    assert true_routing._score(picture, [right, 1 - right]) == 0.5
+    assert true_routing._score(picture, [right, right[:1, :1]]) == 1  # a place that is mostly not face does not count
