@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,8 +52,8 @@ class UniidEncoder:
         self.branches = [managed(part) for part in (weights.text_branch, weights.resampler) if part is not None]
 
     @torch.inference_mode()
-    def see(self, crops: np.ndarray) -> SeenFaces:
-        """Look at upright crops (k, 112, 112, 3) uint8 RGB of one person (docs/uniid.md, 1.1)."""
+    def see(self, crops: Any) -> SeenFaces:
+        """Look at upright crops of one person (docs/uniid.md, 1.1): an array (k, 112, 112, 3) uint8 RGB."""
         assert len(crops), "nobody to see"
         comfy.model_management.load_models_gpu([self.backbone])
         pixels = (torch.from_numpy(crops).movedim(-1, 1).float() / 255 - 0.5) / 0.5
