@@ -7,6 +7,7 @@ from functools import reduce
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionFunction, Operations, torch_attention
@@ -37,6 +38,15 @@ class TokenProjection(nn.Module):
     def forward(self, tokens: Tensor) -> KeysValues:
         """Project tokens (..., m, D) to keys and values (..., m, C)."""
         return KeysValues(self.to_k(tokens), self.to_v(tokens))
+
+
+def with_zero_tokens(kv: KeysValues, num_zero: int) -> KeysValues:
+    """Append num_zero zero tokens to keys and values (b, m, C); to be done once, where they are projected.
+
+    The projections have no bias, so this is the same as projecting zero tokens. It divides an identity's attention by
+    1 + num_zero / Σ exp(q·k/√d). That closed form would need the sums, which a host's attention does not give.
+    """
+    return KeysValues(*(F.pad(x, (0, 0, 0, num_zero)) for x in kv))
 
 
 def token_attention(q: Tensor, kv: KeysValues, heads: int, attention: AttentionFunction = torch_attention) -> Tensor:

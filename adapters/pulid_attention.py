@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import AttentionFunction, split_heads, torch_attention
 from .projection import KeysValues, sum_over_people, token_attention
-from .routing import shares_by_attention
 
 FORMS = ("plain", "ortho", "ortho_v2")
 GLOBAL_TOKENS = 5  # ortho_v2 counts so many tokens, whatever there are: a constant of the published code
@@ -46,15 +44,6 @@ PRESETS = {
     "neutral": Injection("plain", 0, 1.0),
     "v1.1": Injection("ortho_v2", 20, 0.8),
 }
-
-
-def with_zero_tokens(kv: KeysValues, num_zero: int) -> KeysValues:
-    """Append num_zero zero tokens to keys and values (b, m, C); to be done once, where they are projected.
-
-    The projections have no bias, so this is the same as projecting zero tokens. It divides an identity's attention by
-    1 + num_zero / Σ exp(q·k/√d). That closed form would need the sums, which a host's attention does not give.
-    """
-    return KeysValues(*(F.pad(x, (0, 0, 0, num_zero)) for x in kv))
 
 
 def pulid_attention(
@@ -96,21 +85,6 @@ def global_share(q: Tensor, keys: Tensor, heads: int) -> Tensor:
     split_q, split_keys = (split_heads(x.to(q.device, working), heads) for x in (q, keys))
     shares = (split_q @ split_keys.transpose(-1, -2)).softmax(-1)  # (B, heads, n, m)
     return shares[..., :GLOBAL_TOKENS].sum(-1).mean(1).unsqueeze(-1)
-
-
-def attention_shares(q: Tensor, people: Sequence[KeysValues], heads: int, num_zero: int = 0) -> Tensor:
-    """Each person's share (B, n, N) of every position, by how much the position attends to their tokens; float32.
-
-    q (B, n, C); people as in `pulid_attention`, with num_zero zero tokens each, which do not count. Our own rule for
-    several people without masks (docs/pulid.md, 3.5); `routing.hard_routing` makes it one person for each position.
-    """
-    working = torch.promote_types(q.dtype, torch.float32)
-    split_q = split_heads(q.to(working), heads)
-    logits = []
-    for kv in people:
-        keys = split_heads(kv.keys[:, : kv.keys.shape[1] - num_zero].to(q.device, working), heads)
-        logits.append((split_q @ keys.transpose(-1, -2)) * split_q.shape[-1] ** -0.5)
-    return shares_by_attention(logits)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .attention import Operations
+from .attention import Operations, split_heads
+from .projection import KeysValues
 
 
 class IDRouter(nn.Module):
@@ -105,6 +106,21 @@ def shares_by_attention(logits: Sequence[Tensor]) -> Tensor:
     """
     means = [_log_mean_exp(each.to(torch.promote_types(each.dtype, torch.float32))) for each in logits]
     return torch.stack(means, dim=-1).softmax(-1).mean(1)
+
+
+def attention_shares(q: Tensor, people: Sequence[KeysValues], heads: int, num_zero: int = 0) -> Tensor:
+    """Each person's share (B, n, N) of every position, by how much the position attends to their tokens; float32.
+
+    q (B, n, C); people holds each one's keys and values (b, m, C) with num_zero zero tokens, which do not count. A rule
+    of our own for people without masks (docs/pulid.md, 3.5); `hard_routing` makes it one person for each position.
+    """
+    working = torch.promote_types(q.dtype, torch.float32)
+    split_q = split_heads(q.to(working), heads)
+    logits = []
+    for kv in people:
+        keys = split_heads(kv.keys[:, : kv.keys.shape[1] - num_zero].to(q.device, working), heads)
+        logits.append((split_q @ keys.transpose(-1, -2)) * split_q.shape[-1] ** -0.5)
+    return shares_by_attention(logits)
 
 
 def gumbel_noise(like: Tensor, generator: torch.Generator | None = None) -> Tensor:

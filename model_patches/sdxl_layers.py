@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..adapters.attention import AttentionFunction
-from ..adapters.projection import KeysValues
-from ..adapters.pulid_attention import attention_shares, with_zero_tokens
+from ..adapters.projection import KeysValues, with_zero_tokens
+from ..adapters.routing import attention_shares
 from .identity_patch import IdentityPatch
 from .rows import kv_of_rows, weights_of_rows
 from .sampling_run import ModelCall, Rows, call_of

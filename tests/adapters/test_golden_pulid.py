@@ -12,8 +12,8 @@ from likeness.adapters.attention_layer import cross_attention_layer
 from likeness.adapters.flux_attention import FluxAttentionSizes, FluxCrossAttention, folded_logits, folded_output
 from likeness.adapters.id_encoder import IDEncoder, IDEncoderSizes
 from likeness.adapters.id_former import IDFormer, IDFormerSizes
-from likeness.adapters.projection import TokenProjection
-from likeness.adapters.pulid_attention import FORMS, PuLIDTerm, pulid_attention, with_zero_tokens
+from likeness.adapters.projection import TokenProjection, with_zero_tokens
+from likeness.adapters.pulid_attention import FORMS, PuLIDTerm, pulid_attention
 from likeness.adapters.references import person_tokens
 
 TOLERANCE = 1e-5

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from likeness.adapters.id_encoder import IDEncoderSizes
+from likeness.adapters.projection import with_zero_tokens
 from likeness.adapters.pulid import PuLID, PuLIDSizes, load_pulid, save_pulid
-from likeness.adapters.pulid_attention import PuLIDTerm, with_zero_tokens
+from likeness.adapters.pulid_attention import PuLIDTerm
 from safetensors.torch import load_file, save_file
 
 diffusers = pytest.importorskip("diffusers")

@@ -5,17 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from likeness.adapters.attention import split_heads, torch_attention
-from likeness.adapters.projection import KeysValues
-from likeness.adapters.pulid_attention import (
-    FORMS,
-    PRESETS,
-    Injection,
-    attention_shares,
-    global_share,
-    pulid_attention,
-    with_zero_tokens,
-)
-from likeness.adapters.routing import hard_routing
+from likeness.adapters.projection import KeysValues, with_zero_tokens
+from likeness.adapters.pulid_attention import FORMS, PRESETS, Injection, global_share, pulid_attention
+from likeness.adapters.routing import attention_shares, hard_routing
 
 HEADS = 3
 NUM_ZERO = 8
