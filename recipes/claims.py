@@ -86,7 +86,7 @@ def _likeness(results: Results, second: bool) -> list[float]:
             cosine
             for picture in results.pictures
             if picture.row == row
-            for name, cosine in picture.cosines[JUDGE].items()
+            for name, cosine in picture.cosines.get(JUDGE, {}).items()  # none where no face was found
             if (name not in picture.people) == second
         ]
         means.append(float(np.mean(cosines)))

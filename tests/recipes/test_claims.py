@@ -32,6 +32,7 @@ def results(changed):
             following = PEOPLE[(number + 1) % len(PEOPLE)]
             cosines = {"dlib": {person: 0.5 - 0.1 * step, following: 0.1 * step}}
             pictures.append(PictureScores("", row, (person,), "", 0, {"face_sim/dlib": 0.1}, (), cosines))
+        pictures.append(PictureScores("", row, (PEOPLE[0],), "", 0, {"face_sim/dlib": 0.0}, (), {}))  # no face found
     rows = {
         name: summarise(name, [one for one in pictures if one.row == name], 0) for name in {p.row for p in pictures}
     }
