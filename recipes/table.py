@@ -32,6 +32,7 @@ from ..trainer.run.folder import find_stage_one
 from .judging import world_judge
 from .people import Sitter, sitters, stacked
 from .steps import Workshop
+from .told_apart import told_apart, told_apart_markdown
 
 GUIDANCE = 3.0
 STEPS = 25
@@ -81,7 +82,7 @@ ROWS = (
 
 
 def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Path) -> Results:
-    """Draw and judge the rows; writes results.json, results.md and contact sheets into the folder."""
+    """Draw and judge the rows; writes results.json, results.md, told-apart.md and contact sheets into the folder."""
     detector = load_detector("bundled", ())
     judge = world_judge(workshop, detector)
     sitting = sitters(people, detector, workshop.recipe.level)
@@ -95,6 +96,7 @@ def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Pat
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(results_json(results), "utf-8")
     (folder / "results.md").write_text(results_markdown(results), "utf-8")
+    (folder / "told-apart.md").write_text(told_apart_markdown(told_apart(pictures, results, detector)), "utf-8")
     write_contact_sheets(pictures, results, folder)
     return results
 
