@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from ..model_patches.merge_step import MergePercent, MergePoint, MergeStep
 from ..model_patches.routing_maps import RoutingRecord
 from ..model_patches.uniid import apply_uniid
 from ..model_patches.uniid_models import SYSTEM, UniidModels
-from ..model_patches.uniid_patch import SEVERAL_TEXTS, Scales, UniidSettings
+from ..model_patches.uniid_patch import BY_MASK, SEVERAL_TEXTS, Scales, UniidSettings
 from .people import connected_people, people_inputs, soft_edges_input
 from .previews import shown
 from .types import AdapterType, NameNormsType, RoutingType
@@ -134,8 +135,9 @@ class ApplyUniID(io.ComfyNode):
             sharing=sharing,
         )
         patched, prompt, record, norms = apply_uniid(model, positive, adapter, people, settings, name_norms)
-        text = _description(record, adapter, settings, norms)
-        return io.NodeOutput(patched, prompt, record, ui=shown(cls, text))
+        branches = _branches(adapter, settings)
+        text = _description(record, branches, settings.merge, norms)
+        return io.NodeOutput(patched, prompt, record, ui=shown(cls, text, _idle_masks(settings, branches)))
 
 
 def _merge_point(merge: dict[str, Any]) -> MergePoint:
@@ -144,21 +146,29 @@ def _merge_point(merge: dict[str, Any]) -> MergePoint:
     return MergePercent(merge["merge_percent"])
 
 
-def _description(record: RoutingRecord, adapter: UniidModels, settings: UniidSettings, norms: str) -> str:
-    """Who is drawn, by which branches, from when on strongly, and what the words were made as loud as."""
+def _branches(adapter: UniidModels, settings: UniidSettings) -> list[str]:
+    """The branches that are loaded and not switched off."""
     weights = adapter.weights
-    branches = [
-        name
-        for name, part, scales in (
-            ("text", weights.text_branch, settings.text),
-            ("adapter", weights.projections, settings.adapter),
-        )
-        if part is not None and scales.has_effect
-    ]
-    merge = settings.merge
+    parts = {"text": (weights.text_branch, settings.text), "adapter": (weights.projections, settings.adapter)}
+    return [name for name, (part, scales) in parts.items() if part is not None and scales.has_effect]
+
+
+def _description(record: RoutingRecord, branches: Sequence[str], merge: MergePoint, norms: str) -> str:
+    """Who is drawn, by which branches, from when on strongly, and what the words were made as loud as."""
     when = f"step {merge.step} of {merge.of}" if isinstance(merge, MergeStep) else f"{merge.percent:.0%} of the noise"
     how = f"{' and '.join(branches)}, merge at {when}" if branches else "switched off"
     return "\n".join([f"{', '.join(record.labels)}: UniID, {how}", *([norms] if norms else [])])
+
+
+def _idle_masks(settings: UniidSettings, branches: Sequence[str]) -> list[str]:
+    """A warning about masks that nothing reads."""
+    masked = any(mask is not None for mask in settings.masks)
+    if not masked or "adapter" in branches or settings.several_texts == BY_MASK:
+        return []
+    return [
+        "the masks change nothing: they place people in the adapter branch, which is not loaded or has scales of 0. To "
+        f'have them count for the words too, set several_texts to "{BY_MASK}"'
+    ]
 
 
 def _merge_input() -> io.Input:

@@ -228,6 +228,21 @@ def test_the_node_says_what_it_does(shown, inputs, load_uniid, anna):
     assert shown("ApplyUniID", **inputs(adapter, anna, **dict.fromkeys(SCALES, 0.0))) == "Anna: UniID, switched off"
 
 
+def test_masks_that_nothing_reads_are_named(shown, inputs, load_uniid, anna):
+    mask = torch.ones(1, SIDE, SIDE)
+    both, words = load_uniid(backbone=NONE), load_uniid(adapter_branch=NONE, backbone=NONE)
+    off = {"adapter_scale_before": 0.0, "adapter_scale": 0.0}
+    for adapter, settings, idle in (
+        (both, {}, False),
+        (both, off, True),
+        (words, {}, True),
+        (words, {"several_texts": "by mask"}, False),
+    ):
+        text = shown("ApplyUniID", **inputs(adapter, anna, masks=[mask], **settings))
+        assert ("the masks change nothing" in text) == idle
+    assert "Warning" not in shown("ApplyUniID", **inputs(words, anna))
+
+
 def test_settings_of_other_systems_are_named(shown, call, load_uniid, woman):
     faces = {"faces_1": call("DetectFaces", image=woman, detector="bundled")[0]}
     given = dict(adapter=load_uniid(), faces=faces, label="", no_face="error")
