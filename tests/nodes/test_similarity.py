@@ -154,7 +154,7 @@ def test_without_dlib_a_recogniser_of_a_pack_judges(call, woman, monkeypatch, no
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     path = Path(folder_paths.models_dir) / "insightface" / "models" / "buffalo_l" / "w600k_r50.onnx"
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.SerializeToString())
     try:
         monkeypatch.setitem(sys.modules, "dlib", None)
