@@ -44,7 +44,9 @@ def claims(results: Results, true_routing: Estimate) -> list[Claim]:
     def mean(row: str, metric: str) -> Estimate:
         return results.rows[row].scores[metric]
 
-    def ratio(row: str, other: str, metric: str) -> Estimate:
+    def ratio(row: str, other: str, metric: str) -> Estimate | None:
+        if results.rows[other].scores[metric].mean == 0:  # a model that has learned nothing
+            return None
         return estimate_ratio(*results.values(row, metric), *results.values(other, metric), results.seed)
 
     strangers = results.levels[JUDGE].strangers_score
@@ -61,14 +63,18 @@ def claims(results: Results, true_routing: Estimate) -> list[Claim]:
         ("two people: routing accuracy inside the faces of true pictures", true_routing, "≥", 0.9),
     )
     return [
-        *(
-            Claim(sentence, estimate.shown(2), f"{relation} {bound:.2g}", _RELATIONS[relation](estimate.mean, bound))
-            for sentence, estimate, relation, bound in bounded
-        ),
+        *(_bounded(*each) for each in bounded),
         _in_order("Face Sim with 1, 2 and 4 references", [mean(row, FACE_SIM).mean for row in (FULL, *REFERENCES)]),
         _in_order("likeness to the second person, mixed in by 0 to 100 %", _likeness(results, second=True)),
         _in_order("likeness to the first person, with 100 to 0 % of them", _likeness(results, second=False)[::-1]),
     ]
+
+
+def _bounded(sentence: str, estimate: Estimate | None, relation: str, bound: float) -> Claim:
+    wanted = f"{relation} {bound:.2g}"
+    if estimate is None:
+        return Claim(sentence, "no ratio to 0", wanted, holds=False)
+    return Claim(sentence, estimate.shown(2), wanted, _RELATIONS[relation](estimate.mean, bound))
 
 
 def claims_markdown(found: Sequence[Claim]) -> str:

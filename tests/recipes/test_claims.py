@@ -86,5 +86,10 @@ def test_each_claim_can_fail(row, values, broken):
     assert failing({row: values}) == broken
 
 
+def test_a_model_that_has_learned_nothing_is_told_so():
+    found = claims_about(results({table.NO_ROUTER: (0.0, 0.8, 0.6, None)}))
+    assert [claim.measured for claim in found if not claim.holds] == ["no ratio to 0"]
+
+
 def test_the_claim_about_true_pictures_can_fail():
     assert [number for number, claim in enumerate(claims_about(results({}), 0.85)) if not claim.holds] == [8]
