@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from likeness.demo.workflow import nodes_of, shipped_workflow
 
 
 def windows(model: Any, *bounds: float) -> list[Any]:
@@ -40,3 +41,23 @@ def test_windows_that_meet_do_not_overlap(make_sd15: Any) -> None:
     first, second, third = windows(make_sd15(), 0.0, 0.3, 0.3, 1.0)
     assert second.empty and not first.empty
     assert not first.overlaps(third) and first.overlaps(windows(make_sd15(), 0.2, 1.0)[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "first"), [("pulid-flux-photo", 4), ("pulid-flux-people-with-masks", 4), ("pulid-flux-style", 1)]
+)
+def test_people_come_in_at_the_published_step_of_a_workflow(make_flux: Any, name: str, first: int) -> None:
+    """Four steps late in photographs, at once or one step late in other styles."""
+    import comfy.samplers
+    from comfy_extras.nodes_model_advanced import ModelSamplingFlux
+
+    graph = shipped_workflow(name)
+    shift, apply, sampler = (
+        graph[nodes_of(graph, kind)[0]]["inputs"] for kind in ("ModelSamplingFlux", "Likeness_ApplyPuLID", "KSampler")
+    )
+    shifts = (shift[key] for key in ("max_shift", "base_shift", "width", "height"))
+    (model,) = ModelSamplingFlux().patch(make_flux(depth=1, depth_single_blocks=1), *shifts)
+    sampling = model.get_model_object("model_sampling")
+    sigmas = comfy.samplers.calculate_sigmas(sampling, sampler["scheduler"], sampler["steps"])[:-1].tolist()
+    (window,) = windows(model, apply["start_percent"], apply["end_percent"])
+    assert [window.contains(sigma) for sigma in sigmas] == [step >= first for step in range(sampler["steps"])]
