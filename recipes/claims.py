@@ -41,11 +41,12 @@ class Claim:
 def claims(results: Results, true_routing: Estimate) -> list[Claim]:
     """The claims about results that hold all rows of the table, and about the routing of true pictures."""
 
-    def mean(row: str, metric: str) -> Estimate:
-        return results.rows[row].scores[metric]
+    def mean(row: str, metric: str) -> Estimate | None:
+        return results.rows[row].scores.get(metric)  # some metrics need faces, which a poor model does not draw
 
     def ratio(row: str, other: str, metric: str) -> Estimate | None:
-        if results.rows[other].scores[metric].mean == 0:  # a model that has learned nothing
+        top, bottom = mean(row, metric), mean(other, metric)
+        if top is None or bottom is None or bottom.mean == 0:
             return None
         return estimate_ratio(*results.values(row, metric), *results.values(other, metric), results.seed)
 
@@ -64,7 +65,10 @@ def claims(results: Results, true_routing: Estimate) -> list[Claim]:
     )
     return [
         *(_bounded(*each) for each in bounded),
-        _in_order("Face Sim with 1, 2 and 4 references", [mean(row, FACE_SIM).mean for row in (FULL, *REFERENCES)]),
+        _in_order(
+            "Face Sim with 1, 2 and 4 references",
+            [results.rows[row].scores[FACE_SIM].mean for row in (FULL, *REFERENCES)],
+        ),
         _in_order("likeness to the second person, mixed in by 0 to 100 %", _likeness(results, second=True)),
         _in_order("likeness to the first person, with 100 to 0 % of them", _likeness(results, second=False)[::-1]),
     ]
@@ -73,7 +77,7 @@ def claims(results: Results, true_routing: Estimate) -> list[Claim]:
 def _bounded(sentence: str, estimate: Estimate | None, relation: str, bound: float) -> Claim:
     wanted = f"{relation} {bound:.2g}"
     if estimate is None:
-        return Claim(sentence, "no ratio to 0", wanted, holds=False)
+        return Claim(sentence, "nothing to measure", wanted, holds=False)
     return Claim(sentence, estimate.shown(2), wanted, _RELATIONS[relation](estimate.mean, bound))
 
 
@@ -95,7 +99,7 @@ def _likeness(results: Results, second: bool) -> list[float]:
             for name, cosine in picture.cosines.get(JUDGE, {}).items()  # none where no face was found
             if (name not in picture.people) == second
         ]
-        means.append(float(np.mean(cosines)))
+        means.append(float(np.mean(cosines)) if cosines else float("nan"))
     return means
 
 

@@ -86,9 +86,18 @@ def test_each_claim_can_fail(row, values, broken):
     assert failing({row: values}) == broken
 
 
-def test_a_model_that_has_learned_nothing_is_told_so():
-    found = claims_about(results({table.NO_ROUTER: (0.0, 0.8, 0.6, None)}))
-    assert [claim.measured for claim in found if not claim.holds] == ["no ratio to 0"]
+@pytest.mark.parametrize(
+    ("row", "values", "unmeasured"),
+    [
+        (table.NO_ROUTER, (0.0, 0.8, 0.6, None), 1),  # no ratio to 0
+        (table.NO_ROUTER, (0.1, 0.8, None, None), 1),  # two faces in no picture
+        (table.TWO, (0.35, 0.8, None, None), 2),
+    ],
+)
+def test_what_a_poor_model_leaves_unmeasured_does_not_hold(row, values, unmeasured):
+    found = claims_about(results({row: values}))
+    missing = [claim for claim in found if claim.measured == "nothing to measure"]
+    assert len(missing) == unmeasured and not any(claim.holds for claim in missing)
 
 
 def test_the_claim_about_true_pictures_can_fail():
