@@ -16,7 +16,7 @@ from .claims import claims, claims_markdown
 from .export import export
 from .recipe import RECIPES
 from .steps import Workshop
-from .table import ROWS, make_table
+from .table import ROWS, Studio, make_table
 from .true_routing import CLAIMED_TIMESTEP, true_routing
 from .unpack import unpack
 
@@ -62,8 +62,8 @@ def _make(workshop: Workshop, step: str, weights: Path | None) -> None:
         for variant in UNIPORTRAIT if step == "adapters" else ABLATIONS:
             train_variant(workshop, variant)
     elif step == "table":
-        people = workshop.recipe.test_people
-        results, routed = make_table(workshop, ROWS, people, table), true_routing(workshop, ROWS[-1], people)
+        studio = Studio(workshop, workshop.recipe.test_people)
+        results, routed = make_table(studio, ROWS, table), true_routing(studio, ROWS[-1])
         for timestep, estimate in routed.items():
             workshop.say(f"routing inside faces of true pictures, timestep {timestep}: {estimate.shown(3)}")
         (table / "claims.md").write_text(claims_markdown(claims(results, routed[CLAIMED_TIMESTEP])), "utf-8")

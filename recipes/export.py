@@ -22,6 +22,8 @@ from ..trainer.run.folder import find_stage_one
 from .judging import centre_file
 from .steps import Workshop
 
+SHIPPED_ADAPTERS = (("faceid", "single", 1), ("router", "pairs", 2))  # name of the file, training run, stage
+
 
 def export(workshop: Workshop, folder: Path, results: Path) -> None:
     """Write the trained weights into `folder`, the judge's centre, which recipe made them, and what they measured."""
@@ -30,7 +32,7 @@ def export(workshop: Workshop, folder: Path, results: Path) -> None:
     _write(folder / "backbone.safetensors", load_file(workshop.backbone))
     _write(folder / "vision.safetensors", load_file(workshop.vision / "model.safetensors"))
     runs = workshop.folder / "runs"
-    for name, run, stage in (("faceid", "single", 1), ("router", "pairs", 2)):
+    for name, run, stage in SHIPPED_ADAPTERS:
         if (runs / run).exists():
             _write(folder / f"{name}.safetensors", load_file(find_stage_one(runs / run, RELEASED_NAMES[stage])))
     shutil.copy(centre_file(workshop, load_detector("bundled", ())), folder)

@@ -30,7 +30,7 @@ from ..trainer.model.weights import load_adapter
 from ..trainer.run.building import RELEASED_NAMES
 from ..trainer.run.folder import find_stage_one
 from .judging import world_judge
-from .people import Sitter, sitters, stacked
+from .people import sitters, stacked
 from .steps import Workshop
 from .told_apart import told_apart, told_apart_markdown
 
@@ -81,16 +81,13 @@ ROWS = (
 )
 
 
-def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Path) -> Results:
+def make_table(studio: Studio, rows: Sequence[Row], folder: Path) -> Results:
     """Draw and judge the rows; writes results.json, results.md, told-apart.md and contact sheets into the folder."""
-    detector = load_detector("bundled", ())
-    judge = world_judge(workshop, detector)
-    sitting = sitters(people, detector, workshop.recipe.level)
-    references = {sitter.name: Reference(sitter.name, sitter.photos[:1]) for sitter in sitting}
-    studio = Studio(workshop)
-    pictures = [picture for row in rows for picture in studio.pictures(row, sitting, references)]
+    workshop, detector = studio.workshop, studio.detector
+    references = {sitter.name: Reference(sitter.name, sitter.photos[:1]) for sitter in studio.sitting}
+    pictures = [picture for row in rows for picture in studio.pictures(row, references)]
     results = evaluate(
-        pictures, judge, detector,
+        pictures, world_judge(workshop, detector), detector,
         conditioned_by=[file_fingerprint(workshop.backbone)], extras=Extras(read_attributes=read_attributes),
     )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,19 +99,21 @@ def make_table(workshop: Workshop, rows: Sequence[Row], people: int, folder: Pat
 
 
 class Studio:
-    """Draws the pictures of rows with a recipe's networks."""
+    """Draws so many test people in the pictures of rows, with a recipe's networks."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, workshop: Workshop, people: int) -> None:
+        self.workshop = workshop
+        self.detector = load_detector("bundled", ())
+        self.sitting = sitters(people, self.detector, workshop.recipe.level)
         self.base: BaseModel = load_base_model(workshop.base, workshop.device, torch.float32)
         self._encoders: FaceEncoders = load_face_encoders(
             workshop.backbone, workshop.vision, workshop.device, torch.float32
         )
 
-    def pictures(self, row: Row, sitting: Sequence[Sitter], references: Mapping[str, Reference]) -> Iterator[Picture]:
+    def pictures(self, row: Row, references: Mapping[str, Reference]) -> Iterator[Picture]:
         """Every sitter, or every sitter with the next one, at every prompt; the rows have their seeds in common."""
-        adapter = self.adapter(row)
-        identities = self.identities(row, adapter, sitting)
+        adapter, sitting = self.adapter(row), self.sitting
+        identities = self.identities(row, adapter)
         wanted, meant = [], []
         for number, sitter in enumerate(sitting):
             group = [sitter, sitting[(number + 1) % len(sitting)]][: row.people]
@@ -136,7 +135,7 @@ class Studio:
             )  # fmt: skip
 
     def _draw(self, row: Row, adapter: UniPortrait, wanted: Sequence[sampling.Picture]) -> sampling.Samples:
-        side = self._workshop.recipe.side
+        side = self.workshop.recipe.side
         host = DiffusersHost(self.base.unet, adapter)
         settings = sampling.SamplingSettings(
             steps=STEPS, guidance=GUIDANCE, joined=row.joined, batch=32,
@@ -146,28 +145,28 @@ class Studio:
 
     def adapter(self, row: Row) -> UniPortrait:
         """The trained weights of a row; the base model's row gets the full ones, which it does not use."""
-        runs = self._workshop.folder / "runs"
+        runs = self.workshop.folder / "runs"
         stage1 = find_stage_one(runs / (row.stage1 or "single"), RELEASED_NAMES[1])
         stage2 = None if row.stage2 is None else find_stage_one(runs / row.stage2, RELEASED_NAMES[2])
-        return load_adapter(stage1, stage2).to(self._workshop.device)
+        return load_adapter(stage1, stage2).to(self.workshop.device)
 
-    def identities(self, row: Row, adapter: UniPortrait, sitting: Sequence[Sitter]) -> dict[str, Identity]:
+    def identities(self, row: Row, adapter: UniPortrait) -> dict[str, Identity]:
         """Every sitter as this row's adapter sees them, by name; none without identity."""
         if row.stage1 is None:
             return {}
         maker = TokenMaker(
-            adapter.resampler, "global" if "global" in row.stage1 else "local", self._workshop.device,
+            adapter.resampler, "global" if "global" in row.stage1 else "local", self.workshop.device,
             self._encoders, None, None,
         )  # fmt: skip
-        crops = [stacked(sitter.crops[: row.references]) for sitter in sitting]
-        found = maker.identities(crops, STRUCTURE_SCALE, [sitter.name for sitter in sitting])
+        crops = [stacked(sitter.crops[: row.references]) for sitter in self.sitting]
+        found = maker.identities(crops, STRUCTURE_SCALE, [sitter.name for sitter in self.sitting])
         if row.share is not None:
             following = [*found[1:], found[0]]
             found = [
                 mix_identities(one, [(other, row.share)], one.label)
                 for one, other in zip(found, following, strict=True)
             ]
-        return {sitter.name: identity for sitter, identity in zip(sitting, found, strict=True)}
+        return {sitter.name: identity for sitter, identity in zip(self.sitting, found, strict=True)}
 
 
 def prompt_of(people: int, number: int) -> tuple[str, dict[str, str]]:

@@ -29,13 +29,14 @@ def told_apart(pictures: Sequence[Picture], results: Results, detector: Detector
     The part of the faces' difference that lies along the people's own. Pictures in which not just two faces were found
     do not count, and people who look alike do not.
     """
-    own = _looks_of_people(pictures, detector)
+    pairs = [picture for picture in pictures if len(picture.people) == 2]
+    own = _looks_of_people(pairs, detector)
     found = {(scores.row, scores.name): [face.box for face in scores.faces] for scores in results.pictures}
     values: dict[str, list[float]] = {}
     groups: dict[str, list[tuple[str, ...]]] = {}
-    for picture in pictures:
+    for picture in pairs:
         boxes = found[picture.row, picture.name]
-        if len(picture.people) != 2 or len(boxes) != 2:
+        if len(boxes) != 2:
             continue
         first, second = (own[person] for person in picture.people)
         if np.linalg.norm(first - second) >= LEAST_DIFFERENCE:

@@ -13,7 +13,6 @@ import torch
 
 from ..evaluation.intervals import Estimate, estimate_mean
 from ..evaluation.metrics.routing_accuracy import box_masks, routing_accuracy
-from ..faces.detection import load_detector
 from ..synthetic.captions import caption
 from ..synthetic.scene import draw_scene
 from ..trainer.model.base_model import BaseModel
@@ -21,7 +20,6 @@ from ..trainer.model.draws import Purpose, cross_layer_sizes, normal_noise
 from ..trainer.model.host import DiffusersHost
 from ..trainer.model.losses import noisy_latents
 from .drawing import Drawn, draw
-from .people import sitters
 from .steps import Workshop
 from .table import Row, Studio
 
@@ -31,18 +29,16 @@ BATCH = 25
 
 
 @torch.no_grad()
-def true_routing(workshop: Workshop, row: Row, people: int) -> dict[int, Estimate]:
-    """For each timestep: accuracy inside the faces, mean over the layers, of one picture for each of so many people.
+def true_routing(studio: Studio, row: Row) -> dict[int, Estimate]:
+    """For each timestep: accuracy inside the faces, mean over the layers, of one picture for each sitter.
 
     row names the adapter, which has a router. A layer whose grid is too coarse for faces, so that less than half of any
     place is face, does not count; intervals are over people.
     """
-    studio = Studio(workshop)
     adapter = studio.adapter(row)
-    sitting = sitters(people, load_detector("bundled", ()), workshop.recipe.level)
-    identities = studio.identities(row, adapter, sitting)
+    identities = studio.identities(row, adapter)
     host = DiffusersHost(studio.base.unet, adapter)
-    pictures = _pictures(workshop, [int(sitter.name) for sitter in sitting])
+    pictures = _pictures(studio.workshop, [int(sitter.name) for sitter in studio.sitting])
     scores: dict[int, list[float]] = {timestep: [] for timestep in TIMESTEPS}
     for start in range(0, len(pictures), BATCH):
         some = pictures[start : start + BATCH]

@@ -19,7 +19,7 @@ from likeness.recipes.adapters import ABLATIONS, DETAILS, UNIPORTRAIT, run_of, s
 from likeness.recipes.export import export
 from likeness.recipes.recipe import CPU, Training
 from likeness.recipes.steps import Workshop
-from likeness.recipes.table import ROWS, make_table
+from likeness.recipes.table import ROWS, Studio, make_table
 from likeness.recipes.unpack import unpack
 from likeness.synthetic import test_people as unseen_people
 
@@ -93,7 +93,7 @@ def test_a_recipe_starts_from_its_own_weights(workshop, tmp_path):
 
 def test_the_table_is_written(workshop, tmp_path):
     rows = [row for row in ROWS if row.title in ("base model, no identity", "UniPortrait, two people")]
-    results = make_table(workshop, rows, 2, tmp_path)
+    results = make_table(Studio(workshop, 2), rows, tmp_path)
     assert list(results.rows) == [row.title for row in rows]
     written = json.loads((tmp_path / "results.json").read_text("utf-8"))
     assert written["rows"]["base model, no identity"]["scores"]["attributes"]["n"] == 8
@@ -103,7 +103,7 @@ def test_the_table_is_written(workshop, tmp_path):
 
 def test_the_router_is_asked_about_true_pictures(workshop):
     (two,) = (row for row in ROWS if row.title == "UniPortrait, two people")
-    found = true_routing.true_routing(workshop, two, 3)
+    found = true_routing.true_routing(Studio(workshop, 3), two)
     assert list(found) == list(true_routing.TIMESTEPS)
     assert all(0 <= estimate.mean <= 1 and (estimate.n, estimate.clusters) == (3, 3) for estimate in found.values())
 

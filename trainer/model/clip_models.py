@@ -15,6 +15,12 @@ def without_weights(model_class: type, config: Any) -> Any:
         return model_class(config)
 
 
+def named_as_in(model: Any, tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """A tower's tensors under the model's own names: some files and versions of transformers leave out the prefix."""
+    own = prefix if next(iter(model.state_dict())).startswith(prefix) else ""
+    return {own + key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
+
+
 def fill(model: Any, tensors: Mapping[str, Tensor]) -> None:
     """Give a network from `without_weights` its tensors, strictly, and its position numbers, which are in no file."""
     model.load_state_dict(tensors, assign=True)

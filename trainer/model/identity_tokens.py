@@ -149,5 +149,5 @@ def _check_widths(resampler: IDResampler, nobody: FaceFeatures) -> None:
     if given != wanted:
         raise ValueError(
             f"the face encoders give {given[0]}-wide intrinsic and {given[1]}-wide structure features, the adapter "
-            f"takes {wanted[0]} and {wanted[1]}: it was made for other encoders."
+            f"takes {wanted[0]} and {wanted[1]}: it was made for other encoders, or with another model.intrinsic."
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...adapters.checkpoint import Checkpoint, CheckpointError, check_tensors, read_tensors
-from .clip_models import fill, without_weights
+from .clip_models import fill, named_as_in, without_weights
 from .original_layout import PREFIX, unet_from_original
 
 UNET: dict[str, Any] = {
@@ -96,12 +96,8 @@ def text_of(file: Checkpoint, config: Mapping[str, Any] | None = None) -> Any:
     if not stored:
         raise CheckpointError(f"{file.name} holds no text encoder ({TEXT_PREFIX}*): choose a full checkpoint.")
     model = without_weights(CLIPTextModel, CLIPTextConfig(**(TEXT if config is None else config)))
-    # Some checkpoints and some versions of transformers name the tensors without "text_model.".
-    wrapped = next(iter(model.state_dict())).startswith("text_model.")
-    names = {
-        key: "text_model." * wrapped + key.removeprefix("text_model.") for key in stored if "position_ids" not in key
-    }
-    return _filled(model, file, {name: stored[key] for key, name in names.items()})
+    stored = {key: tensor for key, tensor in stored.items() if "position_ids" not in key}
+    return _filled(model, file, named_as_in(model, stored, "text_model."))
 
 
 def _filled(module: nn.Module, file: Checkpoint, tensors: Mapping[str, Tensor]) -> nn.Module:

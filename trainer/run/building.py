@@ -169,13 +169,6 @@ def _adapter(config: TrainingConfig, base: BaseModel, encoders: FaceEncoders) ->
     widths = tuple(base.unet.get_submodule(layer.diffusers).to_q.out_features for layer in SD15_LAYERS)
     if adapter.sizes.hidden != widths:
         raise TrainingError(f"{file} was trained on another base model: its layers are not as wide as {base.name}'s.")
-    read, given = adapter.sizes.resampler, encoders.sizes
-    intrinsic = given.embedding if config.model.intrinsic == "global" else given.intrinsic
-    if (read.intrinsic_dim, read.structure_dim) != (intrinsic, given.structure):
-        raise TrainingError(
-            f"{file} was trained with other face encoders, or another model.intrinsic: it reads features "
-            f"{read.intrinsic_dim} and {read.structure_dim} wide, and gets {intrinsic} and {given.structure}."
-        )
     return adapter
 
 

@@ -73,7 +73,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 
 def find_stage_one(path: Path, name: str) -> Path:
-    """The faceid file that stage II starts from: `path` itself, or in a checkpoint, or in a run's newest whole one.
+    """The faceid file that a run builds on: `path` itself, or in a checkpoint, or in a run's newest whole one.
 
     Raises TrainingError if there is none.
     """
@@ -84,9 +84,9 @@ def find_stage_one(path: Path, name: str) -> Path:
     for checkpoint in list_checkpoints(path / CHECKPOINTS):
         fault = checkpoint.fault()
         if not fault and (checkpoint.path / name).is_file():
-            logger.info("stage II starts from %s", checkpoint.path / name)
+            logger.info("starting from %s", checkpoint.path / name)
             return checkpoint.path / name
-        logger.warning("not taken for stage II: %s (%s)", checkpoint.path, fault or f"no {name}")
+        logger.warning("not started from: %s (%s)", checkpoint.path, fault or f"no {name}")
     raise TrainingError(
         f"base.stage_one is {path}: it should be stage I's {name}, or a checkpoint or run folder that holds one."
     )

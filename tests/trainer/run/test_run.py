@@ -143,7 +143,7 @@ def test_stage_one_refuses_a_file_of_other_encoders(runs, tiny_world, tmp_path, 
     other = new_adapter(base.unet, FeatureSizes(11, 12, 256, 10), 0, ModelSettings(sizes=sizes))
     save_faceid(tmp_path / "other.safetensors", other)
     assert runs.run("run", base__stage_one=tmp_path / "other.safetensors") == 2
-    assert "reads features 11 and 12 wide" in capsys.readouterr().err
+    assert "the adapter takes 11 and 12: it was made for other encoders" in capsys.readouterr().err
 
 
 def test_files_for_the_nodes_can_be_half_as_large(runs):
